@@ -1,0 +1,46 @@
+# prefstream: `make demo` runs its main job, `make test` its tests. Each sets up what it needs, once.
+#
+# The set-up is a virtual environment in .venv, installed from requirements.lock. PYTHON names the
+# interpreter to make it with.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check format lock chaos bench clean
+
+demo: $(READY)  ## make real pairs on the toy model, in a few minutes; leaves demo-out/
+	$(BIN)/prefstream demo
+
+test: $(READY)  ## all tests
+	$(BIN)/pytest
+
+check: $(READY)  ## lint, types, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock
+	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-annotate --no-emit-index-url \
+		--no-emit-find-links --unsafe-package torchaudio --unsafe-package torchcodec \
+		--extra worker-cpu --extra trainer --extra embedded --extra dev \
+		--output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv demo-out .prefstream
+
+# --no-deps: the lock is complete, but for torchaudio and torchcodec, which nothing here uses and
+# which, built for CUDA, break transformers beside a CPU torch.
+$(READY): requirements.lock pyproject.toml scripts/torchvision_operators.py
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; \
+		exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/python scripts/torchvision_operators.py
+	@touch $@

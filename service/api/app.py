@@ -1,0 +1,63 @@
+"""The HTTP face, put together."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI
+
+from service.api import health, images, jobs, metrics, problems, runs, submit
+from service.api.auth import ApiKey
+from service.api.bodies import BodyLimit
+from service.api.context import Context
+from service.api.intake import Intake
+from service.broker import UNAVAILABLE, Broker
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+SWEEP_EVERY_S = 1.0
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises: MissingRedis."""
+    settings.redis_address  # noqa: B018  refuses early
+    app = FastAPI(
+        title="prefstream",
+        version=version("prefstream"),
+        summary="Fresh preference pairs for multimodal alignment.",
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.meters = metrics.Meters()
+    for noun in (submit, jobs, runs, images, health, metrics):
+        app.include_router(noun.router)
+    problems.install(app)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    if settings.api_key is not None:
+        app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
+    app.add_middleware(metrics.Timing, meters=app.state.meters)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    settings: Settings = app.state.settings
+    async with Broker.connect(settings) as broker:
+        app.state.context = Context(settings, broker, Intake(broker, settings))
+        sweeper = asyncio.create_task(_sweep(broker), name="sweeper")
+        yield
+        app.state.context.stopping.set()
+        sweeper.cancel()
+
+
+async def _sweep(broker: Broker) -> None:
+    """Keeps deadlines and leases even while no worker asks for jobs. Recovers when Redis does."""
+    while True:
+        try:
+            await broker.jobs.sweep()
+        except UNAVAILABLE as error:
+            log.warning("sweep failed", error=repr(error))
+        await asyncio.sleep(SWEEP_EVERY_S)

@@ -1,0 +1,36 @@
+"""The API key, where one is set."""
+
+import hmac
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.problems import answer, problem
+
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+"""Orchestrators probe these without a key."""
+
+
+class ApiKey:
+    """Lets through only who sends `Authorization: Bearer <key>`."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._knows(scope):
+            refusal = answer(
+                problem(
+                    401,
+                    "unauthorized",
+                    "This service has an API key. Send it as `Authorization: Bearer <key>`.",
+                ),
+                {"WWW-Authenticate": "Bearer"},
+            )
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _knows(self, scope: Scope) -> bool:
+        sent = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(sent) == 1 and hmac.compare_digest(sent[0], self._expected)

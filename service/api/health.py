@@ -1,0 +1,36 @@
+"""/health: is the process alive; can it do its work."""
+
+import asyncio
+
+from fastapi import APIRouter, Response
+
+from service.api.context import Shared
+from service.broker import UNAVAILABLE
+from service.schemas import Health
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+PATIENCE_S = 2.0
+
+
+@router.get("/live", summary="The process answers")
+async def live() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get(
+    "/ready",
+    summary="Redis is reachable and a worker is ready",
+    responses={503: {"model": Health, "description": "Not now."}},
+)
+async def ready(shared: Shared, response: Response) -> Health:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            workers = await shared.broker.workers.all()
+    except (*UNAVAILABLE, TimeoutError):
+        response.status_code = 503
+        return Health(status="unavailable", redis=False)
+    if not any(worker.engine_ready for worker in workers):
+        response.status_code = 503
+        return Health(status="unavailable", redis=True, workers=workers)
+    return Health(status="ok", redis=True, workers=workers)

@@ -1,0 +1,75 @@
+"""/jobs: state and result, cancellation, progress."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+
+from service.api.context import Context, Shared, WaitS
+from service.api.problems import RESPONSES, Refusal, no_such_job
+from service.api.sse import EventStream, Sse
+from service.broker import Event
+from service.schemas import Job
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses=RESPONSES)
+
+END = "end"
+"""The id of a job's last event."""
+
+
+@router.get("/{job_id}", summary="State and result", response_model=Job)
+async def get_job(job_id: str, shared: Shared, wait_s: WaitS = None) -> Response:
+    """With `wait_s`, waits for the job to end; answers with its state then in any case."""
+    job = await shared.wait(job_id, wait_s or 0)
+    if job is None:
+        raise no_such_job(job_id)
+    return Response(job.model_dump_json(), media_type="application/json")
+
+
+@router.delete("/{job_id}", summary="Cancel", response_model=Job)
+async def cancel_job(job_id: str, shared: Shared) -> Response:
+    """Cancels a job that has not ended. One that has is returned as it is."""
+    job = await shared.broker.jobs.cancel(job_id)
+    if job is None:
+        raise no_such_job(job_id)
+    return Response(job.model_dump_json(), media_type="application/json")
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="Follow its progress",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "The events, as they come."},
+        204: {"description": "After the last event: nothing more will come."},
+    },
+)
+async def job_events(
+    job_id: str, shared: Shared, last_event_id: Annotated[str | None, Header()] = None
+) -> Response:
+    """Server-sent events: `progress` as the worker reports it, `status` when it changes. The stream
+    ends with the job. A reader that comes back with `Last-Event-ID` misses nothing."""
+    if last_event_id == END:
+        return Response(status_code=204)
+    after = last_event_id or "0-0"
+    if not re.fullmatch(r"\d{1,16}-\d{1,16}", after):
+        raise Refusal(
+            422,
+            "bad_event_id",
+            f"{after!r} is no event of this stream. Pass the `id` of the last event received.",
+            loc=("header", "last-event-id"),
+        )
+    if await shared.broker.jobs.get(job_id) is None:
+        raise no_such_job(job_id)
+    return EventStream(_events(shared, job_id, after), shared.stopping)
+
+
+async def _events(shared: Context, job_id: str, after: str) -> AsyncIterator[Sse]:
+    async for item in shared.broker.jobs.follow(job_id, after):
+        if isinstance(item, Event):
+            after = item.id
+            yield Sse("progress", item.data, item.id)
+        else:
+            state = item.model_dump(mode="json", include={"status", "attempt", "error"})
+            yield Sse("status", state, END if item.status.ended else after)

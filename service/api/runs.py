@@ -1,0 +1,40 @@
+"""/runs: settings, figures, and the log of pairs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from service.api.bodies import JsonRoute
+from service.api.context import Shared
+from service.api.problems import RESPONSES, no_such_run
+from service.schemas import PairsPage, Run, RunName, RunSettings
+
+router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute, responses=RESPONSES)
+
+
+@router.put("/{run}", summary="Create a run, or change its settings")
+async def put_run(run: RunName, body: RunSettings, shared: Shared) -> Run:
+    return await shared.broker.runs.put(run, body)
+
+
+@router.get("/{run}", summary="Settings and figures")
+async def get_run(run: RunName, shared: Shared) -> Run:
+    found = await shared.broker.runs.get(run)
+    if found is None:
+        raise no_such_run(run)
+    return found
+
+
+@router.get("/{run}/pairs", summary="Read the log", response_model=PairsPage)
+async def get_pairs(
+    run: RunName,
+    shared: Shared,
+    after: Annotated[str | None, Query(description="The `cursor` of an earlier page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """Pairs in the order in which they were made. Takes no lease and changes nothing."""
+    try:
+        page = await shared.broker.runs.pairs(run, after, limit)
+    except KeyError:
+        raise no_such_run(run) from None
+    return Response(page.model_dump_json(), media_type="application/json")

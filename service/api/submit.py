@@ -1,0 +1,79 @@
+"""POST /sample and POST /bdhs: jobs come in."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+
+from service.api.bodies import JsonRoute
+from service.api.context import Context, Prefer, Shared, WaitS, wait_seconds
+from service.api.problems import RESPONSES, answer, unsuccessful
+from service.schemas import BdhsRequest, Job, JobKind, SampleRequest
+
+router = APIRouter(tags=["jobs"], route_class=JsonRoute)
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A repeated POST with the same key and body returns the first job.",
+    ),
+]
+
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Job, "description": "The job ended within the time the caller waits."},
+    202: {"model": Job, "description": "Accepted; `Location` is where to look."},
+    **RESPONSES,
+}
+
+
+@router.post("/sample", summary="Sample n responses", status_code=202, responses=ACCEPTED)
+async def sample(
+    body: SampleRequest,
+    shared: Shared,
+    wait_s: WaitS = None,
+    prefer: Prefer = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Asks the policy for `n` responses to a prompt, with or without images."""
+    seconds = wait_seconds(wait_s, prefer)
+    return await _accept(shared, JobKind.sample, body, idempotency_key, seconds)
+
+
+@router.post("/bdhs", summary="Make a rejected response", status_code=202, responses=ACCEPTED)
+async def bdhs(
+    body: BdhsRequest,
+    shared: Shared,
+    wait_s: WaitS = None,
+    prefer: Prefer = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Hides parts of the image from the policy, lets it rewrite the trusted `reference`, and pairs
+    the two: the reference as chosen, the rewrite as rejected."""
+    seconds = wait_seconds(wait_s, prefer)
+    return await _accept(shared, JobKind.bdhs, body, idempotency_key, seconds)
+
+
+async def _accept(
+    shared: Context,
+    kind: JobKind,
+    body: SampleRequest | BdhsRequest,
+    idempotency_key: str | None,
+    seconds: float,
+) -> Response:
+    # The fingerprint is taken after the images were replaced by their hashes: the same picture,
+    # sent as bytes or by name, is the same request.
+    request = await shared.intake.request(body)
+    job = await shared.broker.jobs.enqueue(kind, request, idempotency_key=idempotency_key)
+    headers = {"Location": f"/jobs/{job.id}"}
+    if seconds > 0:
+        job = await shared.wait(job.id, seconds) or job
+        if problem := unsuccessful(job):
+            return answer(problem, headers)
+    done = seconds > 0 and job.status.ended
+    return Response(
+        job.model_dump_json(),
+        status_code=200 if done else 202,
+        media_type="application/json",
+        headers=headers,
+    )

@@ -1,0 +1,116 @@
+"""Waiting without polling: one pub/sub connection a process, handed out to all that wait.
+
+A ring says that something may have changed; the state itself is always read from Redis. So a lost
+ring (a dropped connection) costs nothing as long as every reconnect rings for everybody.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from service.broker.errors import UNAVAILABLE
+from service.broker.store import Store, Subscription
+
+RETRY_S = 0.25
+QUIET_S = 5.0
+"""Silence after which the connection is probed."""
+
+
+class Bell:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._listener: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
+
+    @asynccontextmanager
+    async def listen(self, subject: str) -> AsyncGenerator[asyncio.Event]:
+        """An event that is set at every ring for `subject` from now on; the caller clears it.
+
+        Look at the state after entering, not before: what changes from then on rings.
+        """
+        if self._listener is None or self._listener.done():
+            self._connected.clear()
+            self._listener = asyncio.create_task(self._listen(), name="bell")
+        event = asyncio.Event()
+        self._waiting.setdefault(subject, set()).add(event)
+        try:
+            if not self._connected.is_set():
+                await self._first_connection()
+            yield event
+        finally:
+            events = self._waiting[subject]
+            events.discard(event)
+            if not events:
+                del self._waiting[subject]
+
+    async def _first_connection(self) -> None:
+        """Waits for the subscription; if the server is away, says so as a command would."""
+        waiter = asyncio.ensure_future(self._connected.wait())
+        try:
+            await asyncio.wait({waiter}, timeout=RETRY_S)
+            if not waiter.done():
+                await self._store.command("PING")
+                await waiter
+        finally:
+            waiter.cancel()
+
+    async def _listen(self) -> None:
+        """Recovers here, and only here, from a lost subscription."""
+        while True:
+            pubsub = self._store.subscription()
+            try:
+                await pubsub.subscribe(self._store.key("bell"))
+                await self._deliver(pubsub)
+            except UNAVAILABLE:
+                self._connected.clear()
+                self._ring_all()  # who waits looks, and meets the error in its own call
+                await asyncio.sleep(RETRY_S)
+            finally:
+                await _discard(pubsub)
+
+    async def _deliver(self, pubsub: Subscription) -> None:
+        probed = False
+        while True:
+            message: dict[str, Any] | None = await pubsub.get_message(timeout=QUIET_S)
+            if message is None:
+                if probed:
+                    raise ConnectionError("the subscription does not answer")
+                await pubsub.ping()
+                probed = True
+                continue
+            probed = False
+            if message["type"] == "subscribe":
+                self._connected.set()
+                self._ring_all()
+            elif message["type"] == "message":
+                for event in self._waiting.get(message["data"], ()):
+                    event.set()
+
+    def _ring_all(self) -> None:
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+            self._listener = None
+
+
+async def _discard(pubsub: Subscription) -> None:
+    with suppress(*UNAVAILABLE):
+        await pubsub.aclose()
+
+
+async def ring_within(event: asyncio.Event, seconds: float) -> bool:
+    """Waits for a ring, and clears it. False: none came."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    event.clear()
+    return True

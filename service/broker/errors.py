@@ -1,0 +1,91 @@
+"""What the broker refuses, and why. The API turns each into an answer; workers see a few."""
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+UNAVAILABLE: tuple[type[Exception], ...] = (RedisError, RedisConnectionError, OSError)
+"""For `except`: the server is away, loading, read-only or full. Trying again may help."""
+
+
+class BrokerError(Exception):
+    """A request the broker understood and refused."""
+
+    code = "refused"
+
+
+class QueueFull(BrokerError):
+    code = "queue_full"
+
+    def __init__(self, open_jobs: int, limit: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"The queue holds {open_jobs} open jobs and takes at most {limit}. "
+            f"Send this again in {retry_after_s:g} s."
+        )
+        self.retry_after_s = retry_after_s
+
+
+class WindowFull(BrokerError):
+    code = "window_full"
+
+    def __init__(self, run: str, used: int, window: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"Run {run!r} has {used} open jobs and pairs that its trainer has not taken yet, and "
+            f"its window is {window}. Send this again in {retry_after_s:g} s, or widen the window "
+            f"with PUT /runs/{run}."
+        )
+        self.run = run
+        self.retry_after_s = retry_after_s
+
+
+class IdempotencyConflict(BrokerError):
+    code = "idempotency_conflict"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"This idempotency key already stands for job {job_id}, whose body was another one. "
+            "Use a new key for a new request."
+        )
+        self.job_id = job_id
+
+
+class ImageGone(BrokerError):
+    code = "image_gone"
+
+    def __init__(self, ref: str) -> None:
+        super().__init__(
+            f"No image {ref} is stored here (any more). Send its bytes again: in the request, or "
+            "with POST /images."
+        )
+        self.ref = ref
+
+
+class BadCursor(BrokerError):
+    code = "bad_cursor"
+
+    def __init__(self, cursor: str) -> None:
+        super().__init__(
+            f"{cursor!r} is no cursor. Pass the `cursor` of an earlier page as it was, or leave "
+            "`after` out to read from the start."
+        )
+
+
+class LogChanged(BrokerError):
+    """The cursor's position is not in this log: the log was lost, or went back."""
+
+    code = "log_changed"
+
+    def __init__(self, run: str, cursor: str, why: str) -> None:
+        super().__init__(
+            f"The log of run {run!r} is not the one that cursor {cursor!r} was read from: {why}. "
+            "Leave `after` out to read the log from its start; pairs are told apart by `pair_id`."
+        )
+
+
+class LogTrimmed(BrokerError):
+    code = "log_trimmed"
+
+    def __init__(self, run: str, cursor: str, lost: int) -> None:
+        super().__init__(
+            f"{lost} pairs of run {run!r} that follow cursor {cursor!r} have been trimmed. "
+            "Leave `after` out to go on with the oldest pair that is kept."
+        )

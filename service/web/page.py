@@ -1,0 +1,160 @@
+"""Pairs as one self-contained HTML page: it asks for nothing, and reads without its script."""
+
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from service.schemas import BdhsTrace, IterationTrace, Message, Pair, Span, TextPart
+from service.web.patches import PatchMap, kept_patches, patch_map, svg_path
+from service.web.picture import Picture, picture
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    pair: Pair
+    image: bytes
+    """The encoded image; empty where the prompt has none."""
+    trace: BdhsTrace | None
+
+
+class Piece(NamedTuple):
+    """A stretch of text of one origin."""
+
+    text: str
+    by_model: bool
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A pair as the template lays it out."""
+
+    number: int
+    pair: Pair
+    picture: Picture | None
+    patches: PatchMap | None
+    """None where it is not known what was hidden."""
+    sight: str | None
+    chosen: str
+    rejected: list[Piece]
+    facts: list[tuple[str, str]]
+    trace: BdhsTrace | None
+    metadata: str | None
+
+
+def render_pairs(
+    pairs: Sequence[ShownPair], *, title: str, summary: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The page; `summary` holds the key figures above the pairs, each a label and a value."""
+    return _template().render(
+        title=title,
+        summary=summary,
+        total=len(pairs),
+        cards=(_card(number, shown) for number, shown in enumerate(pairs, start=1)),
+        csp_hash=_csp_hash,
+        says_more=says_more,
+        sight=sight,
+        svg_path=svg_path,
+    )
+
+
+def pieces(text: str, spans: Iterable[Span]) -> list[Piece]:
+    """`text` cut where the model's words begin and end. What spans claim twice is cut once."""
+    result: list[Piece] = []
+    at = 0
+    for span in sorted(spans, key=lambda span: span.start):
+        start, end = max(at, span.start), min(span.end, len(text))
+        if start < end:
+            result += [Piece(text[at:start], by_model=False), Piece(text[start:end], by_model=True)]
+            at = end
+    result.append(Piece(text[at:], by_model=False))
+    return [piece for piece in result if piece.text]
+
+
+def sight(trace: BdhsTrace, iteration: IterationTrace) -> str:
+    """In words, how much of the image the model could see in an iteration."""
+    kept, total = len(iteration.kept), trace.image_tokens
+    views = trace.image_views
+    if not kept:
+        words = f"nothing visible: 0 of {total:,} image tokens kept"
+    elif kept == total:
+        words = f"all {total:,} image tokens kept"
+    elif views and not any(any(kept_patches(view, iteration.kept)) for view in views):
+        words = f"nothing visible: {kept:,} of {total:,} image tokens kept, none of them a patch"
+    else:
+        words = f"{kept:,} of {total:,} image tokens kept"
+    return words + (f"; noise, {iteration.noise_steps:,} steps" if iteration.noise_steps else "")
+
+
+def says_more(iteration: IterationTrace) -> bool:
+    """Whether the text is more than its sentences one after the other, white space aside."""
+    sentences = "".join(sentence.prefix + sentence.completion for sentence in iteration.sentences)
+    return "".join(sentences.split()) != "".join(iteration.text.split())
+
+
+def _card(number: int, shown: ShownPair) -> _Card:
+    pair, trace = shown.pair, shown.trace
+    last = trace.iterations[-1] if trace and trace.iterations else None
+    patches = None
+    if trace and last and (trace.image_views or not last.kept):
+        patches = patch_map(trace.image_views, last.kept)
+    return _Card(
+        number=number,
+        pair=pair,
+        picture=picture(shown.image) if shown.image else None,
+        patches=patches,
+        sight=sight(trace, last) if trace and last else None,
+        chosen=_text(pair.chosen),
+        rejected=pieces(_text(pair.rejected), pair.rejected_spans),
+        facts=list(_facts(pair, last)),
+        trace=trace if last else None,
+        metadata=json.dumps(pair.metadata, ensure_ascii=False, indent=2) if pair.metadata else None,
+    )
+
+
+def _facts(pair: Pair, last: IterationTrace | None) -> Iterable[tuple[str, str]]:
+    if pair.similarity is not None:
+        yield "Similarity", f"{pair.similarity:.3f}"
+    if pair.iterations is not None:
+        yield "Iterations", str(pair.iterations)
+    if last:
+        yield "Last iteration", "guided" if last.guided else "unguided"
+    yield "Chosen by", _writer(pair.chosen_version)
+    yield "Rejected by", _writer(pair.rejected_version)
+    if pair.seed is not None:
+        yield "Seed", str(pair.seed)
+    if pair.run is not None:
+        yield "Run", pair.run
+
+
+def _writer(version: int | None) -> str:
+    return "data set" if version is None else f"version {version}"
+
+
+def _text(messages: Sequence[Message]) -> str:
+    return "\n\n".join(
+        "".join(part.text for part in message.parts if isinstance(part, TextPart))
+        for message in messages
+    )
+
+
+def _csp_hash(content: str) -> str:
+    return "sha256-" + b64encode(sha256(content.encode()).digest()).decode()
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("pairs.html.j2")

@@ -1,0 +1,50 @@
+"""Images as data URIs, small enough for a page that holds many."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from io import BytesIO
+
+from PIL import Image, ImageOps
+
+MAX_SIDE = 512
+"""Pixels; larger images are scaled down."""
+MAX_BYTES = 96 * 1024
+"""A larger file is encoded anew, whatever its size in pixels."""
+BROWSER_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+@dataclass(frozen=True)
+class Picture:
+    uri: str
+    width: int
+    height: int
+
+
+def picture(data: bytes) -> Picture | None:
+    """The image for a page, upright as the model gets it; None for bytes that are no image."""
+    try:
+        return _encode(data)
+    # One image that cannot be read must not cost the reader the page. (Pillow's PNG reader raises
+    # SyntaxError for a broken chunk.)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _encode(data: bytes) -> Picture:
+    with Image.open(BytesIO(data)) as image:
+        encoding = image.format or ""
+        image.draft(None, (2 * MAX_SIDE, 2 * MAX_SIDE))
+        upright = ImageOps.exif_transpose(image)
+        if (
+            encoding not in BROWSER_FORMATS
+            or max(upright.size) > MAX_SIDE
+            or len(data) > MAX_BYTES
+            or getattr(image, "is_animated", False)
+        ):
+            upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+            upright.thumbnail((MAX_SIDE, MAX_SIDE))
+            buffer = BytesIO()
+            upright.save(buffer, "WEBP", quality=82, method=2, exif=b"")
+            encoding, data = "WEBP", buffer.getvalue()
+    uri = f"data:{Image.MIME[encoding]};base64,{b64encode(data).decode()}"
+    return Picture(uri, *upright.size)

@@ -1,0 +1,72 @@
+"""Servers and brokers for all tests."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from service.broker import Broker
+from service.settings import Settings
+from tests.servers import Server, flavours
+from tests.service.leaks import find_leaks
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """Started on first use, shared by the session."""
+    started: dict[str, Server] = {}
+    yield _Started(started, tmp_path_factory)
+    for server in started.values():
+        server.stop()
+
+
+class _Started(dict[str, Server]):
+    def __init__(self, started: dict[str, Server], folders: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self._started = started
+        self._folders = folders
+
+    def __getitem__(self, flavour: str) -> Server:
+        if flavour not in self._started:
+            server = Server(flavour, self._folders.mktemp(flavour))
+            server.start()
+            self._started[flavour] = server
+        return self._started[flavour]
+
+
+@pytest.fixture(params=flavours())
+def any_server(request: pytest.FixtureRequest, servers: dict[str, Server]) -> Server:
+    """An empty server: the test runs on Valkey and on Redis."""
+    server = servers[request.param]
+    server.flush()
+    return server
+
+
+@pytest.fixture
+def server(servers: dict[str, Server]) -> Server:
+    """An empty Valkey, for tests that are not about the server."""
+    server = servers["valkey"]
+    server.flush()
+    return server
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Valkey of this test's own, to be killed and started again."""
+    server = Server("valkey", tmp_path_factory.mktemp("own"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(any_server: Server) -> Settings:
+    return Settings(redis_url=any_server.url, lease_s=30, retry_base_s=0)  # pyright: ignore[reportArgumentType]
+
+
+@pytest_asyncio.fixture
+async def broker(settings: Settings) -> AsyncIterator[Broker]:
+    """A broker whose keys are checked for leaks when the test is done."""
+    async with Broker.connect(settings) as broker:
+        yield broker
+        assert await find_leaks(broker) == []

@@ -1,0 +1,69 @@
+"""Finds what a broker left behind: keys nobody knows, and sets that disagree with the jobs."""
+
+import re
+
+from service.broker import Broker
+from service.schemas import ENDED
+
+KNOWN = re.compile(
+    r"lane:(high|normal|low)(:again)?|stats|swept|cursors|open|retries|deadlines|ended|dead|runs"
+    r"|images|workers|worker:.+|key:[0-9a-f]{64}|job:[0-9a-f]{32}(:events)?"
+    r"|run:[^:]+(:open|:log|:groups|:group:[^:]+(:\w+)?)?|weights(:\w+)?"
+)
+FOR_A_TIME = re.compile(r"swept|worker:.+|key:.+")
+
+
+async def find_leaks(broker: Broker) -> list[str]:
+    redis, store = broker.store.redis, broker.store
+    leaks: list[str] = []
+    jobs: set[str] = set()
+    async for key in redis.scan_iter(match=store.key("*")):
+        name = key.removeprefix(store.key(""))
+        if not KNOWN.fullmatch(name):
+            leaks.append(f"unknown key {name}")
+        if FOR_A_TIME.fullmatch(name) and await redis.ttl(key) == -1:
+            leaks.append(f"{name} never expires")
+        if name.startswith("job:") and not name.endswith(":events"):
+            jobs.add(name.removeprefix("job:"))
+
+    open_jobs = set(await redis.zrange(store.key("open"), 0, -1))
+    dead = set(await redis.zrange(store.key("dead"), 0, -1))
+    by_run: set[str] = set()
+    for run in await broker.runs.names():
+        by_run |= await redis.smembers(store.key("run", run, "open"))
+    retries = set(await redis.zrange(store.key("retries"), 0, -1))
+    deadlines = set(await redis.zrange(store.key("deadlines"), 0, -1))
+    leaks += [f"{job} is open and does not exist" for job in open_jobs - jobs]
+    leaks += [f"{job} holds a place in a run, not open" for job in by_run - open_jobs]
+    leaks += [f"{job} waits for a retry, not open" for job in retries - open_jobs]
+    leaks += [f"{job} has a deadline, not open" for job in deadlines - open_jobs]
+
+    in_lanes: list[str] = []
+    leased = 0
+    for lane in ("high", "high:again", "normal", "normal:again", "low", "low:again"):
+        key = store.key("lane", lane)
+        in_lanes += [fields["job"] for _, fields in await redis.xrange(key)]
+        if await redis.exists(key) and await redis.xinfo_groups(key):
+            leased += (await redis.xpending(key, "workers"))["pending"]
+    running = 0
+    for job_id in jobs:
+        job = await broker.jobs.get(job_id)
+        assert job is not None
+        running += job.status == "running"
+        expires = await redis.ttl(store.key("job", job_id)) != -1
+        if job.status in ENDED:
+            if job_id in open_jobs:
+                leaks.append(f"{job_id} has ended and is open")
+            if not expires and job_id not in dead:
+                leaks.append(f"{job_id} has ended and never expires")
+            if job_id in in_lanes:
+                leaks.append(f"{job_id} has ended and is in a lane")
+        else:
+            if job_id not in open_jobs:
+                leaks.append(f"{job_id} is {job.status} and not open")
+            if in_lanes.count(job_id) != (job.status != "retrying"):
+                leaks.append(f"{job_id} is {job.status}, {in_lanes.count(job_id)} times in a lane")
+    leaks += [f"{job} is in a lane and does not exist" for job in set(in_lanes) - jobs]
+    if leased != running:
+        leaks.append(f"{leased} leases for {running} running jobs")
+    return leaks

@@ -1,0 +1,72 @@
+"""Requests, results and images for tests."""
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+from PIL import Image
+
+from service.broker import Broker, Claim
+from service.schemas import (
+    BdhsRequest,
+    BdhsResult,
+    Job,
+    JobKind,
+    Pair,
+    SampleRequest,
+    SampleResult,
+    assistant_turn,
+)
+
+
+def png(colour: str = "red", size: tuple[int, int] = (8, 8)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def sample_request(**fields: Any) -> SampleRequest:
+    return SampleRequest(**{"prompt": "What is this?", **fields})
+
+
+async def enqueue(broker: Broker, **fields: Any) -> Job:
+    return await broker.jobs.enqueue(JobKind.sample, sample_request(**fields))
+
+
+async def enqueue_bdhs(broker: Broker, **fields: Any) -> Job:
+    ref = await broker.images.put(png())
+    request = BdhsRequest(
+        **{"prompt": "What is this?", "reference": "A red square.", "images": [ref], **fields}
+    )
+    return await broker.jobs.enqueue(JobKind.bdhs, request)
+
+
+async def claim_one(broker: Broker, worker_id: str = "w1", block_s: float = 10) -> Claim:
+    [claim] = await broker.jobs.claim(worker_id, 1, block_s=block_s)
+    return claim
+
+
+def sample_result() -> SampleResult:
+    return SampleResult(responses=[], seed=1)
+
+
+def bdhs_result(claim: Claim, version: int = 0) -> BdhsResult:
+    request = claim.request
+    assert isinstance(request, BdhsRequest)
+    pair = Pair(
+        prompt=request.conversation,
+        images=request.images,
+        chosen=[assistant_turn(request.reference)],
+        rejected=[assistant_turn("A blue circle.")],
+        pair_id=claim.job_id,
+        run=request.run,
+        method="bdhs-attention",
+        chosen_version=None,
+        rejected_version=version,
+        rejected_spans=[],
+        similarity=0.5,
+        iterations=1,
+        seed=1,
+        created_at=datetime.now(UTC),
+    )
+    return BdhsResult(pair=pair, trace=None)

@@ -1,0 +1,118 @@
+"""Workers that die, freeze, or are late."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from service.broker import Broker
+from service.schemas import JobStatus
+from service.settings import Settings
+from tests.service.leaks import find_leaks
+from tests.service.samples import bdhs_result, claim_one, enqueue, enqueue_bdhs, sample_result
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest_asyncio.fixture
+async def hasty(settings: Settings) -> AsyncIterator[Broker]:
+    """A broker with leases so short that they run out while one looks."""
+    async with Broker.connect(settings.model_copy(update={"lease_s": 0.02})) as broker:
+        yield broker
+        assert await find_leaks(broker) == []
+
+
+async def test_a_dead_workers_job_goes_to_another_and_its_pair_appears_once(hasty: Broker) -> None:
+    job = await enqueue_bdhs(hasty, run="r")
+    dead = await claim_one(hasty, "dead")
+    alive = await claim_one(hasty, "alive")
+    assert (alive.job_id, alive.attempt) == (job.id, 2)
+    assert [error.code for error in alive.history] == ["worker_lost"]
+    assert "Worker dead stopped renewing" in alive.history[0].message
+
+    assert not await hasty.jobs.finish(dead, bdhs_result(dead))
+    assert await hasty.jobs.finish(alive, bdhs_result(alive))
+    assert not await hasty.jobs.finish(dead, bdhs_result(dead))
+    page = await hasty.runs.pairs("r", None, 10)
+    assert [pair.pair_id for pair in page.pairs] == [job.id]
+
+
+async def test_a_late_worker_changes_nothing(hasty: Broker) -> None:
+    await enqueue(hasty)
+    late = await claim_one(hasty, "late")
+    now = await claim_one(hasty, "now")
+    error = now.history[0]
+    assert await hasty.jobs.renew([late]) == {late.job_id}
+    assert not await hasty.jobs.release(late)
+    assert not await hasty.jobs.fail(late, error)
+    assert not await hasty.jobs.retry(late, error)
+    await hasty.jobs.progress(late, {"late": True})
+    assert await hasty.jobs.events(late.job_id) == []
+    assert await hasty.jobs.finish(now, sample_result())
+
+
+async def test_a_late_finish_counts_while_nobody_took_over(hasty: Broker) -> None:
+    await enqueue(hasty)
+    claim = await claim_one(hasty)
+    await asyncio.sleep(0.03)  # the lease
+    assert await hasty.jobs.finish(claim, sample_result())
+
+
+async def test_renewal_keeps_the_job(hasty: Broker) -> None:
+    await enqueue(hasty)
+    claim = await claim_one(hasty, "owner")
+    other = asyncio.create_task(hasty.jobs.claim("other", 1, block_s=0.3))
+    while not other.done():
+        assert await hasty.jobs.renew([claim]) == set()
+        await asyncio.sleep(0.002)
+    assert await other == []
+    assert await hasty.jobs.finish(claim, sample_result())
+
+
+async def test_a_job_that_loses_every_worker_is_dead(hasty: Broker) -> None:
+    job = await enqueue_bdhs(hasty, run="r")
+    for _ in range(3):
+        await claim_one(hasty)
+    dead = await hasty.jobs.wait(job.id, 0)
+    while dead and dead.status == JobStatus.running:
+        await hasty.jobs.sweep()
+        dead = await hasty.jobs.wait(job.id, 0)
+    assert dead
+    assert dead.status == JobStatus.dead
+    assert dead.error
+    assert dead.error.code == "worker_lost"
+
+
+async def test_many_expired_leases_are_all_found(hasty: Broker) -> None:
+    """More than one step of the sweep's cursor."""
+    for _ in range(250):
+        await enqueue(hasty)
+    assert len(await hasty.jobs.claim("dead", 250, block_s=0)) == 250
+    again = 0
+    while again < 250:
+        claims = await hasty.jobs.claim("alive", 250, block_s=1)
+        again += len([await hasty.jobs.finish(claim, sample_result()) for claim in claims])
+
+
+async def test_a_lost_group_loses_no_job(broker: Broker) -> None:
+    running, queued = await enqueue(broker), await enqueue(broker)
+    claim = await claim_one(broker)
+    for lane in ("normal", "normal:again"):
+        await broker.store.redis.xgroup_destroy(broker.store.key("lane", lane), "workers")
+    assert await broker.jobs.renew([claim]) == set()
+    other = await claim_one(broker)
+    assert (claim.job_id, other.job_id) == (running.id, queued.id)
+    assert await broker.jobs.claim("w1", 10, block_s=0) == []
+    assert await broker.jobs.finish(claim, sample_result())
+    assert await broker.jobs.finish(other, sample_result())
+
+
+async def test_a_lost_database_is_begun_anew(broker: Broker) -> None:
+    await enqueue_bdhs(broker, run="r")
+    claim = await claim_one(broker)
+    await broker.store.redis.flushall()
+    assert await broker.jobs.renew([claim]) == {claim.job_id}
+    assert not await broker.jobs.finish(claim, bdhs_result(claim))
+    job = await enqueue(broker)
+    assert (await claim_one(broker)).job_id == job.id

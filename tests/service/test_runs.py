@@ -1,0 +1,96 @@
+"""Runs and their logs."""
+
+import pytest
+
+from service.broker import BadCursor, Broker, LogChanged
+from service.schemas import RunSettings
+from tests.service.samples import bdhs_result, claim_one, enqueue_bdhs
+
+pytestmark = pytest.mark.asyncio
+
+
+async def _append(broker: Broker, run: str = "r") -> str:
+    job = await enqueue_bdhs(broker, run=run)
+    claim = await claim_one(broker)
+    assert await broker.jobs.finish(claim, bdhs_result(claim))
+    return job.id
+
+
+async def test_a_run_has_settings_and_figures(broker: Broker) -> None:
+    assert await broker.runs.get("r") is None
+    settings = RunSettings(window=7, max_staleness=2, stale="deliver")
+    run = await broker.runs.put("r", settings)
+    assert (run.settings, run.open_jobs, run.pairs) == (settings, 0, 0)
+    await _append(broker)
+    await enqueue_bdhs(broker, run="r")
+    changed = await broker.runs.put("r", RunSettings())
+    assert changed.epoch == run.epoch
+    assert (changed.settings, changed.open_jobs, changed.pairs) == (RunSettings(), 1, 1)
+
+
+async def test_a_job_brings_its_run_to_life(broker: Broker) -> None:
+    await enqueue_bdhs(broker, run="r")
+    run = await broker.runs.get("r")
+    assert run
+    assert run.settings == RunSettings()
+    assert await broker.runs.names() == ["r"]
+
+
+async def test_the_log_is_read_in_pages(broker: Broker) -> None:
+    ids = [await _append(broker) for _ in range(5)]
+    read: list[str] = []
+    cursor = None
+    for size in (2, 2, 1, 0):
+        page = await broker.runs.pairs("r", cursor, 2)
+        assert len(page.pairs) == size
+        read += [pair.pair_id for pair in page.pairs]
+        cursor = page.cursor
+    assert read == ids
+    ids.append(await _append(broker))
+    page = await broker.runs.pairs("r", cursor, 2)
+    assert [pair.pair_id for pair in page.pairs] == ids[-1:]
+
+
+async def test_an_empty_log_has_a_cursor_too(broker: Broker) -> None:
+    with pytest.raises(KeyError):
+        await broker.runs.pairs("r", None, 1)
+    await broker.runs.put("r", RunSettings())
+    page = await broker.runs.pairs("r", None, 1)
+    pair_id = await _append(broker)
+    [pair] = (await broker.runs.pairs("r", page.cursor, 1)).pairs
+    assert pair.pair_id == pair_id
+
+
+@pytest.mark.parametrize("cursor", ["x", "ab.1", "ab.1-", "ab.-1", "ab.1-²", "ab.1-1;DEL", "." * 9])
+async def test_a_bad_cursor_is_refused(broker: Broker, cursor: str) -> None:
+    await broker.runs.put("r", RunSettings())
+    with pytest.raises(BadCursor, match="is no cursor"):
+        await broker.runs.pairs("r", cursor, 1)
+
+
+async def test_a_log_that_was_made_anew_is_noticed(broker: Broker) -> None:
+    await _append(broker)
+    cursor = (await broker.runs.pairs("r", None, 1)).cursor
+    await broker.store.redis.flushall()
+    await _append(broker)
+    with pytest.raises(LogChanged, match="made anew"):
+        await broker.runs.pairs("r", cursor, 1)
+
+
+async def test_a_log_that_went_back_is_noticed(broker: Broker) -> None:
+    """As after a power loss: the epoch is the old one, the tail is gone, others take its place."""
+    redis, key = broker.store.redis, broker.store.key
+    await _append(broker)
+    run = await redis.hgetall(key("run", "r"))
+    await _append(broker)
+    cursor = (await broker.runs.pairs("r", None, 10)).cursor
+    _, tail = [id for id, _ in await redis.xrange(key("run", "r", "log"))]
+    await redis.xdel(key("run", "r", "log"), tail)
+    await redis.hset(key("run", "r"), mapping=run)
+
+    with pytest.raises(LogChanged, match="went back to position 1"):
+        await broker.runs.pairs("r", cursor, 10)
+    await redis.execute_command("XSETID", key("run", "r", "log"), run["last"])
+    await _append(broker)
+    with pytest.raises(LogChanged, match="grew anew"):
+        await broker.runs.pairs("r", cursor, 10)

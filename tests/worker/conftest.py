@@ -1,0 +1,27 @@
+"""Real engines on tiny checkpoints, started once a session."""
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.worker import checkpoints
+from worker.engine import Engine
+from worker.settings import WorkerSettings
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", params=["llava", "llava_next"])
+async def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Engine]:
+    """An engine in float32 on a random checkpoint of each supported family, in turn."""
+    folder = getattr(checkpoints, request.param)(tmp_path_factory.mktemp(request.param))
+    engine = Engine(
+        WorkerSettings(model=str(folder), dtype="float32", enforce_eager=True, max_num_seqs=32)
+    )
+    await engine.start()
+    yield engine
+    engine.stop()

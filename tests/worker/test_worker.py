@@ -1,0 +1,198 @@
+"""A worker from queue to pair, on a real engine and a real server, and what it does when parts fail."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.broker import Broker
+from service.schemas import (
+    BdhsRequest,
+    BdhsResult,
+    Job,
+    JobKind,
+    JobRequest,
+    JobStatus,
+    SampleRequest,
+    SampleResult,
+)
+from service.settings import Settings
+from tests.servers import Server
+from worker.embedder import EMBEDDED, Embedder
+from worker.engine import Engine
+from worker.main import Worker
+from worker.settings import WorkerSettings
+
+REFERENCE = "There is a red circle in the top left. There is a blue square in the bottom right."
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder(EMBEDDED)
+
+
+@pytest.fixture
+def settings(server: Server) -> Settings:
+    return Settings(redis_url=server.url, lease_s=3, retry_base_s=0)
+
+
+@asynccontextmanager
+async def working(
+    settings: Settings, engine: Engine, embedder: Embedder, **worker_settings: object
+) -> AsyncIterator[Worker]:
+    async with Broker.connect(settings) as broker:
+        worker = Worker(
+            broker, engine, embedder, WorkerSettings.model_validate(worker_settings), settings
+        )
+        running = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            await running
+
+
+def png(seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+async def submit(broker: Broker, make: Callable[[str], JobRequest], seed: int = 0) -> str:
+    request = make(await broker.images.put(png(seed)))
+    kind = JobKind.bdhs if isinstance(request, BdhsRequest) else JobKind.sample
+    return (await broker.jobs.enqueue(kind, request)).id
+
+
+def bdhs(**settings: object) -> Callable[[str], BdhsRequest]:
+    body = {"prompt": "Describe.", "reference": REFERENCE, "max_tokens": 12, **settings}
+    return lambda ref: BdhsRequest.model_validate({**body, "images": [ref]})
+
+
+async def ended(broker: Broker, job_id: str) -> Job:
+    job = await broker.jobs.wait(job_id, 120)
+    assert job is not None
+    assert job.status.ended, job
+    return job
+
+
+async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder):
+        job_id = await submit(broker, bdhs(run="r", rho=0.5, trace="full", seed=5))
+        job = await ended(broker, job_id)
+        page = await broker.runs.pairs("r", None, 10)
+    assert job.status is JobStatus.succeeded
+    assert isinstance(job.result, BdhsResult)
+    pair, trace = job.result.pair, job.result.trace
+    assert page.pairs == [pair]
+    assert pair.pair_id == job_id
+    assert pair.chosen[0].parts[0].text == REFERENCE
+    assert (pair.chosen_version, pair.rejected_version) == (None, 0)
+    assert pair.seed == 5
+    assert trace is not None
+    last = trace.iterations[-1]
+    assert pair.rejected[0].parts[0].text == last.text
+    assert pair.similarity == pytest.approx(last.similarity)
+    for sentence in last.sentences:
+        assert sentence.prompt_token_ids is not None
+        assert sentence.prompt_token_ids.count(engine.image_token_id) == len(last.kept)
+    given = [s for s in trace.iterations[0].sentences if s.prefix]
+    for sentence in given:
+        prompt = engine.tokenizer.decode(sentence.prompt_token_ids)
+        assert prompt.endswith(sentence.prefix)
+
+
+async def test_the_same_seed_makes_the_same_pair(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder):
+        ids = [await submit(broker, bdhs(seed=seed, rho=0.5)) for seed in (8, 8, 9)]
+        jobs = [await ended(broker, job_id) for job_id in ids]
+    texts = [job.result.pair.rejected[0].parts[0].text for job in jobs]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+async def test_nothing_visible_and_everything_visible(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder):
+        for rho, kept in ((1.0, 0), (0.0, None)):
+            job = await ended(broker, await submit(broker, bdhs(rho=rho, trace="full")))
+            trace = job.result.trace
+            wanted = trace.image_tokens if kept is None else kept
+            for iteration in trace.iterations:
+                assert len(iteration.kept) == wanted
+                for sentence in iteration.sentences:
+                    ids = sentence.prompt_token_ids
+                    assert ids.count(engine.image_token_id) == wanted
+
+
+async def test_sampling_with_and_without_an_image(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder):
+        with_image = await submit(
+            broker,
+            lambda ref: SampleRequest(
+                prompt="Describe.", images=[ref], n=3, max_tokens=8, logprobs=2, seed=1
+            ),
+        )
+        without = await submit(broker, lambda ref: SampleRequest(prompt="Hello.", max_tokens=4))
+        first, second = await ended(broker, with_image), await ended(broker, without)
+    assert isinstance(first.result, SampleResult)
+    assert isinstance(second.result, SampleResult)
+    assert len(first.result.responses) == 3
+    assert len({r.text for r in first.result.responses}) > 1
+    for response in first.result.responses:
+        assert response.logprobs is not None
+        assert [step[0].token_id for step in response.logprobs] == response.token_ids
+        assert all(len(step) in (2, 3) for step in response.logprobs)
+    assert len(second.result.responses) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_for", "code"),
+    [
+        (bdhs(prompt="word " * 600), "prompt_too_long"),
+        (bdhs(prompt="an <image> too many"), "bad_conversation"),
+        (lambda ref: SampleRequest(prompt="x " * 900), "prompt_too_long"),
+    ],
+)
+async def test_what_only_the_model_can_refuse_fails_the_job_and_the_worker_goes_on(
+    settings: Settings,
+    engine: Engine,
+    embedder: Embedder,
+    request_for: Callable[[str], JobRequest],
+    code: str,
+) -> None:
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder):
+        job = await ended(broker, await submit(broker, request_for))
+        assert job.status is JobStatus.failed
+        assert job.attempt == 1
+        assert job.error is not None
+        assert job.error.code == code
+        assert (await ended(broker, await submit(broker, bdhs()))).status is JobStatus.succeeded
+
+
+async def test_a_worker_that_stops_hands_running_jobs_back(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker:
+        async with working(settings, engine, embedder, drain_s=0) as worker:
+            ids = [await submit(broker, bdhs(max_tokens=300, rho=0.0)) for _ in range(8)]
+            while not worker.running:  # noqa: ASYNC110  the worker tells nobody
+                await asyncio.sleep(0.005)
+        states = [(await broker.jobs.get(job_id)).status for job_id in ids]
+        assert JobStatus.running not in states
+        assert JobStatus.queued in states
+        async with working(settings, engine, embedder):
+            for job_id in ids:
+                assert (await ended(broker, job_id)).status is JobStatus.succeeded

@@ -1,0 +1,177 @@
+"""The paper's algorithm: draw, complete, compare, draw again.
+
+For i = 1 … N: draw a mask; when N > 1 and i = N, generate the whole response freely and take it;
+otherwise complete every sentence of the reference from a random cut, after its true predecessors,
+all at once; stop when the joined response is less similar to the reference than ε_s.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+from service.schemas import BdhsRequest, BdhsTrace, IterationTrace, SentenceTrace, Span
+from worker.bdhs import cuts, sentences
+from worker.bdhs.mask import draw_mask
+from worker.bdhs.policy import Completion, Policy
+
+Similarity = Callable[[str, str], Awaitable[float]]
+"""Cosine similarity of two texts' embeddings, in [-1, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A rejected response and how it was made."""
+
+    text: str
+    spans: list[Span]
+    """What the policy wrote; the text outside is the reference's own, byte for byte."""
+    trace: BdhsTrace
+
+    @property
+    def similarity(self) -> float:
+        return self.trace.iterations[-1].similarity
+
+    @property
+    def oldest_version(self) -> int:
+        """The oldest weight version that wrote a token of the text."""
+        spans = [w for s in self.trace.iterations[-1].sentences for w in s.weight_versions]
+        return min(span.version for span in spans)
+
+
+async def make_rejected(
+    request: BdhsRequest, seed: int, policy: Policy, similarity: Similarity
+) -> Rejected:
+    """Run BDHS for one reference, with the full trace.
+
+    The same request, seed and policy draw the same masks, swaps, cuts and sampling seeds.
+    """
+    iterations: list[IterationTrace] = []
+    while True:
+        number = len(iterations) + 1
+        rng = Random(f"{seed}/{number}")
+        last = number == request.max_iterations
+        guided = request.guidance == "sentence" and not (last and number > 1)
+        kept = draw_mask(policy.image_tokens, request.rho, rng)
+        if guided:
+            text, spans, traces = await _complete_sentences(request, rng, policy, kept)
+        else:
+            text, spans, traces = await _generate_freely(rng, policy, kept)
+        score = await similarity(text, request.reference)
+        iterations.append(
+            IterationTrace(
+                guided=guided, kept=kept, sentences=traces, text=text, similarity=score
+            )
+        )
+        if last or score < request.similarity_threshold:
+            trace = BdhsTrace(
+                image_tokens=policy.image_tokens,
+                image_views=policy.image_views,
+                iterations=iterations,
+            )
+            return Rejected(text, spans, trace)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A sentence of the reference, perhaps swapped, and where it was cut."""
+
+    place: sentences.Sentence
+    text: str
+    swapped: bool
+    at: int
+    """Characters of `text` that are given to the policy."""
+    seed: int
+
+
+def _draw_cut(
+    request: BdhsRequest, place: sentences.Sentence, rng: Random, policy: Policy
+) -> _Cut:
+    reference = request.reference
+    text = reference[place.start : place.end]
+    swapped = (
+        request.swap_yes_no and cuts.leading_yes_no(text) is not None and rng.random() < 0.5
+    )
+    if swapped:
+        text = cuts.swap_yes_no(text)
+    token_ends = policy.token_ends(reference[: place.start] + text + reference[place.end :])
+    points = [p for p in cuts.cut_points(text) if p == 0 or place.start + p in token_ends]
+    return _Cut(place, text, swapped, at=rng.choice(points), seed=rng.getrandbits(62))
+
+
+async def _complete_sentences(
+    request: BdhsRequest, rng: Random, policy: Policy, kept: list[int]
+) -> tuple[str, list[Span], list[SentenceTrace]]:
+    """Every sentence from its own cut, each after the *true* sentences before it, all at once."""
+    reference = request.reference
+    places = sentences.split(reference)
+    drawn = [_draw_cut(request, place, rng, policy) for place in places]
+
+    async def complete(index: int, cut: _Cut) -> Completion:
+        # A sentence that is cut at its start goes on from the end of the one before it.
+        before = places[index - 1].end if index else 0
+        given = cut.text[: cut.at]
+        return await policy.complete(
+            reference[: cut.place.start] + cut.text + reference[cut.place.end :],
+            cut.place.start + cut.at if cut.at else before,
+            kept=kept,
+            seed=cut.seed,
+            sentence_end=lambda generated: sentences.sentence_end(given, generated),
+        )
+
+    tasks = [asyncio.create_task(complete(i, cut)) for i, cut in enumerate(drawn)]
+    try:
+        completions = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:  # when one failed, the others' work is of no use
+            task.cancel()
+    text, spans = _join(reference, drawn, completions)
+    traces = [
+        _trace(completion, prefix=cut.text[: cut.at], swapped=cut.swapped)
+        for cut, completion in zip(drawn, completions, strict=True)
+    ]
+    return text, spans, traces
+
+
+def _join(
+    reference: str, drawn: list[_Cut], completions: list[Completion]
+) -> tuple[str, list[Span]]:
+    """The sentences with the reference's own white space between them, and who wrote what."""
+    text = ""
+    spans: list[Span] = []
+    copied = 0
+    for cut, completion in zip(drawn, completions, strict=True):
+        text += reference[copied : cut.place.start]
+        copied = cut.place.end
+        start = len(text)
+        given = cut.text[: cut.at]
+        written = completion.text.rstrip() if given else completion.text.strip()
+        text += given + written
+        if cut.swapped and given:
+            word = cuts.leading_yes_no(cut.text)
+            assert word is not None  # swapped sentences start with one
+            spans.append(Span(start=start, end=start + len(word)))
+        spans.append(Span(start=start + len(given), end=len(text)))
+    return text + reference[copied:], spans
+
+
+async def _generate_freely(
+    rng: Random, policy: Policy, kept: list[int]
+) -> tuple[str, list[Span], list[SentenceTrace]]:
+    completion = await policy.complete(
+        "", 0, kept=kept, seed=rng.getrandbits(62), sentence_end=None
+    )
+    text = completion.text.strip()
+    return text, [Span(start=0, end=len(text))], [_trace(completion)]
+
+
+def _trace(completion: Completion, *, prefix: str = "", swapped: bool = False) -> SentenceTrace:
+    return SentenceTrace(
+        prefix=prefix,
+        completion=completion.text,
+        swapped=swapped,
+        finish_reason=completion.finish_reason,
+        weight_versions=completion.weight_versions,
+        prompt_token_ids=list(completion.prompt_token_ids),
+        completion_token_ids=list(completion.token_ids),
+    )

@@ -1,0 +1,59 @@
+"""What BDHS asks of the policy."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.schemas import ImageView, WeightSpan
+
+SentenceEnd = Callable[[str], int | None]
+"""Given the text generated so far: how much of it finishes the sentence, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the policy wrote."""
+
+    text: str
+    finish_reason: str
+    """`sentence` (its end was seen), `stop` (end of sequence) or `length`."""
+    prompt_token_ids: Sequence[int]
+    """As the engine saw them: the image placeholder once per kept token."""
+    token_ids: Sequence[int]
+    """All that were sampled: the end-of-sequence token and the look-ahead that showed a sentence
+    to have ended are here, and not in `text`."""
+    weight_versions: list[WeightSpan]
+
+
+class Policy(Protocol):
+    """The policy, bound to one prompt, one image and one weight version."""
+
+    @property
+    def image_tokens(self) -> int:
+        """k: into how many vectors the image is encoded."""
+        ...
+
+    @property
+    def image_views(self) -> list[ImageView]:
+        """How those vectors cover the picture."""
+        ...
+
+    def token_ends(self, answer: str) -> Collection[int]:
+        """Character positions of `answer` at which one of its tokens ends."""
+        ...
+
+    async def complete(
+        self,
+        answer: str,
+        cut: int,
+        *,
+        kept: Sequence[int],
+        seed: int,
+        sentence_end: SentenceEnd | None,
+    ) -> Completion:
+        """Go on after the first `cut` characters of `answer`, seeing only the `kept` image tokens.
+
+        The part before the cut is tokenised as it is in the whole of `answer`. Stops at the end of
+        sequence, at the request's `max_tokens`, or where `sentence_end` says so.
+        """
+        ...

@@ -1,0 +1,160 @@
+"""What a worker does for each kind of job."""
+
+import asyncio
+import secrets
+from contextlib import aclosing
+from datetime import UTC, datetime
+
+from vllm.outputs import CompletionOutput
+from vllm.sampling_params import RequestOutputKind
+
+from service.broker import Broker, Claim, ImageGone
+from service.schemas import (
+    BdhsRequest,
+    BdhsResult,
+    BdhsTrace,
+    JobError,
+    Pair,
+    Response,
+    Result,
+    SampleRequest,
+    SampleResult,
+    TokenLogprob,
+    WeightSpan,
+    assistant_turn,
+)
+from worker.bdhs.loop import make_rejected
+from worker.embedder import Embedder
+from worker.engine import Engine, Picture, PromptTooLong, RequestRefused
+from worker.policy import EnginePolicy, sampling
+from worker.prompts import BadConversation, Prompt
+
+
+class JobFailed(Exception):
+    """The job would fail again: its own content is the reason."""
+
+    def __init__(self, error: JobError):
+        super().__init__(error.message)
+        self.error = error
+
+
+class Handlers:
+    """Run claimed jobs on the policy."""
+
+    def __init__(self, broker: Broker, engine: Engine, embedder: Embedder):
+        self._broker = broker
+        self._engine = engine
+        self._embedder = embedder
+
+    async def run(self, claim: Claim) -> tuple[Result, Pair | None]:
+        """The job's result, and its pair where it makes one.
+
+        Raises:
+            JobFailed: it would fail again.
+            EngineDied: it may be run again.
+        """
+        try:
+            pictures = await asyncio.gather(*map(self._picture, claim.request.images))
+            if isinstance(claim.request, BdhsRequest):
+                return await self._bdhs(claim, claim.request, pictures[0])
+            return await self._sample(claim.request, pictures), None
+        except ImageGone as error:
+            raise _failed("image_gone", error) from error
+        except PromptTooLong as error:
+            raise _failed("prompt_too_long", error, tokens=error.tokens, limit=error.limit) from error
+        except BadConversation as error:
+            raise _failed("bad_conversation", error) from error
+        except RequestRefused as error:
+            raise _failed("refused_by_engine", error) from error
+
+    async def _picture(self, ref: str) -> Picture:
+        data = await self._broker.images.get(ref)
+        return await asyncio.to_thread(Picture.decode, ref, data)
+
+    async def _sample(self, request: SampleRequest, pictures: list[Picture]) -> SampleResult:
+        seed = _seed(request.seed)
+        prompt = Prompt(
+            self._engine.tokenizer, request.conversation, self._engine.image_token_id
+        )
+        params = sampling(
+            request,
+            seed=seed,
+            n=request.n,
+            stop=request.stop,
+            logprobs=request.logprobs,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        outputs = self._engine.generate(prompt.token_ids, params, pictures)
+        written: list[CompletionOutput] = []
+        async with aclosing(outputs):
+            async for output in outputs:
+                written = output.outputs
+        return SampleResult(responses=[_response(w) for w in written], seed=seed)
+
+    async def _bdhs(
+        self, claim: Claim, request: BdhsRequest, picture: Picture
+    ) -> tuple[BdhsResult, Pair]:
+        seed = _seed(request.seed)
+        policy = EnginePolicy(self._engine, request, picture)
+        rejected = await make_rejected(request, seed, policy, self._embedder.similarity)
+        pair = Pair(
+            prompt=request.conversation,
+            images=[picture.ref],
+            chosen=[assistant_turn(request.reference)],
+            rejected=[assistant_turn(rejected.text)],
+            pair_id=claim.job_id,
+            run=request.run,
+            method="bdhs-attention",
+            chosen_version=None,
+            rejected_version=rejected.oldest_version,
+            rejected_spans=rejected.spans,
+            similarity=rejected.similarity,
+            iterations=len(rejected.trace.iterations),
+            seed=seed,
+            created_at=datetime.now(UTC),
+            metadata=request.metadata,
+        )
+        return BdhsResult(pair=pair, trace=_told(rejected.trace, request.trace)), pair
+
+
+def _failed(code: str, error: Exception, **details: int) -> JobFailed:
+    return JobFailed(JobError(code=code, message=str(error), details=dict(details)))
+
+
+def _seed(asked: int | None) -> int:
+    return secrets.randbits(62) if asked is None else asked
+
+
+def _told(trace: BdhsTrace, how_much: str) -> BdhsTrace | None:
+    """As much of the trace as the request asked for."""
+    if how_much == "none":
+        return None
+    if how_much == "summary":
+        for iteration in trace.iterations:
+            for sentence in iteration.sentences:
+                sentence.prompt_token_ids = None
+                sentence.completion_token_ids = None
+    return trace
+
+
+def _response(written: CompletionOutput) -> Response:
+    ids = list(written.token_ids)
+    logprobs = None
+    if written.logprobs is not None:
+        logprobs = [
+            sorted(
+                (
+                    TokenLogprob(token_id=i, token=lp.decoded_token or "", logprob=lp.logprob)
+                    for i, lp in alternatives.items()
+                ),
+                key=lambda entry: (entry.token_id != token, -entry.logprob),
+            )
+            for token, alternatives in zip(ids, written.logprobs, strict=True)
+        ]
+    return Response(
+        text=written.text,
+        finish_reason=str(written.finish_reason),
+        token_ids=ids,
+        logprobs=logprobs,
+        weight_versions=[WeightSpan(start=0, end=len(ids), version=0)],
+    )

@@ -1,0 +1,231 @@
+"""A worker: claim jobs, run them on the policy, renew their leases, finish them, drain at the end.
+
+Everything that may pass (Redis away, an engine that died) is waited out here and nowhere else.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import structlog
+
+from service.broker import UNAVAILABLE, Broker, Claim
+from service.schemas import JobError, WorkerInfo
+from service.settings import Settings
+from worker.embedder import Embedder
+from worker.engine import Engine, EngineDied
+from worker.handlers import Handlers, JobFailed
+from worker.settings import WorkerSettings
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+ENGINE_DIED = "engine_died"
+
+AWAY_S = 1.0
+"""Seconds between attempts to reach a Redis that is away."""
+
+
+class Worker:
+    """One engine's share of the work."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        engine: Engine,
+        embedder: Embedder,
+        settings: WorkerSettings,
+        service_settings: Settings,
+    ):
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._broker = broker
+        self._engine = engine
+        self._handlers = Handlers(broker, engine, embedder)
+        self._settings = settings
+        self._lease_s = service_settings.lease_s
+        self._running: dict[asyncio.Task[None], Claim] = {}
+        self._changed = asyncio.Event()
+        self._suspects = asyncio.Lock()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Claim nothing more; `run` drains and returns."""
+        self._stopping.set()
+
+    @property
+    def running(self) -> int:
+        """Jobs it works on now."""
+        return len(self._running)
+
+    async def run(self) -> None:
+        """Work until `stop`. The engine must have been started."""
+        log.info("worker ready", worker=self.id, slots=self._settings.slots)
+        loops = [
+            asyncio.create_task(loop, name=loop.__name__)
+            for loop in (self._claim_jobs(), self._renew_leases(), self._beat(), self._watch())
+        ]
+        stopping = asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
+        loops[0].cancel()
+        try:
+            await self._drain()
+        finally:
+            for task in [*loops, stopping]:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+        for task in done - {stopping}:
+            task.result()  # a loop ends only by an error that nobody expected
+
+    # --- the loops ---
+
+    async def _claim_jobs(self) -> None:
+        while True:
+            free = self._settings.slots - len(self._running)
+            if not free or not self._engine.alive:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            claims = await self._reach(
+                lambda n=free: self._broker.jobs.claim(self.id, n, block_s=5.0)
+            )
+            for claim in claims:
+                task = asyncio.create_task(self._work_on(claim))
+                self._running[task] = claim
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        self._changed.set()
+
+    async def _renew_leases(self) -> None:
+        """Stops renewing while the engine makes no progress, so that others get the jobs."""
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            if self._engine.alive and self._running:
+                claims = list(self._running.values())
+                lost = await self._reach(lambda c=claims: self._broker.jobs.renew(c))
+                for task, claim in list(self._running.items()):
+                    if claim.job_id in lost:
+                        log.info("job is no longer ours", job=claim.job_id)
+                        task.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            await self._reach(lambda: self._broker.workers.beat(self._info()))
+            await asyncio.sleep(self._broker.store.settings.worker_ttl_s / 3)
+
+    async def _watch(self) -> None:
+        """Brings a dead engine back."""
+        while True:
+            await asyncio.sleep(0.5)
+            if not self._engine.alive:
+                log.error("engine is dead or stuck; starting another")
+                await self._engine.restart()
+                self._changed.set()
+
+    def _info(self) -> WorkerInfo:
+        return WorkerInfo(
+            id=self.id,
+            model=self._settings.model,
+            weight_version=0,
+            slots=self._settings.slots,
+            running=self.running,
+            engine_ready=self._engine.alive,
+            heartbeat_at=datetime.now(UTC),
+        )
+
+    # --- one job ---
+
+    async def _work_on(self, claim: Claim) -> None:
+        try:
+            if any(error.code == ENGINE_DIED for error in claim.history):
+                # It was there when an engine died. Suspects go one at a time, so that the second
+                # death convicts the right one.
+                async with self._suspects:
+                    await self._run_and_settle(claim)
+            else:
+                await self._run_and_settle(claim)
+        except asyncio.CancelledError:
+            pass  # lost its lease, or the worker stops and has handed it back
+
+    async def _run_and_settle(self, claim: Claim) -> None:
+        try:
+            result, pair = await self._handlers.run(claim)
+        except JobFailed as failure:
+            error = failure.error
+            log.warning("job failed", job=claim.job_id, code=error.code, reason=error.message)
+            await self._reach(lambda: self._broker.jobs.fail(claim, error))
+        except EngineDied as died:
+            again = any(error.code == ENGINE_DIED for error in claim.history)
+            error = JobError(code=ENGINE_DIED, message=str(died))
+            await self._reach(lambda: self._broker.jobs.retry(claim, error, give_up=again))
+        except UNAVAILABLE as away:
+            error = JobError(code="redis_unavailable", message=str(away))
+            await self._reach(lambda: self._broker.jobs.retry(claim, error))
+        except Exception as unexpected:
+            log.exception("job broke", job=claim.job_id)
+            error = JobError(
+                code="internal", message=f"{type(unexpected).__name__}: {unexpected}"
+            )
+            await self._reach(lambda: self._broker.jobs.retry(claim, error))
+        else:
+            if not await self._reach(lambda: self._broker.jobs.finish(claim, result, pair)):
+                log.info("job was superseded; its result is thrown away", job=claim.job_id)
+
+    async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The call's answer, however long Redis is away."""
+        while True:
+            try:
+                return await call()
+            except UNAVAILABLE as error:
+                log.warning("redis is away; trying again", reason=str(error))
+                await asyncio.sleep(AWAY_S)
+
+    # --- the end ---
+
+    async def _drain(self) -> None:
+        """Let running jobs end, up to a deadline; hand the rest back at once."""
+        if self._running:
+            log.info("draining", jobs=len(self._running), at_most_s=self._settings.drain_s)
+            await asyncio.wait(self._running, timeout=self._settings.drain_s)
+        for task, claim in list(self._running.items()):
+            task.cancel()
+            with suppress(*UNAVAILABLE):  # then the lease runs out
+                await self._broker.jobs.release(claim)
+        with suppress(*UNAVAILABLE):
+            await self._broker.workers.leave(self.id)
+
+
+async def run_worker(
+    settings: WorkerSettings, service_settings: Settings, stop_on: Sequence[signal.Signals]
+) -> None:
+    """A worker from start to end, which the first of the given signals brings about."""
+    loop = asyncio.get_running_loop()
+    async with Broker.connect(service_settings) as broker:
+        engine = Engine(settings)
+        starting = asyncio.create_task(_start(engine, settings))
+        for number in stop_on:
+            loop.add_signal_handler(number, starting.cancel)
+        try:
+            embedder = await starting
+            worker = Worker(broker, engine, embedder, settings, service_settings)
+            for number in stop_on:
+                loop.add_signal_handler(number, worker.stop)
+            await worker.run()
+        except asyncio.CancelledError:
+            log.info("stopped before it was ready")
+        finally:
+            engine.stop()
+
+
+async def _start(engine: Engine, settings: WorkerSettings) -> Embedder:
+    embedder = await asyncio.to_thread(Embedder, settings.embedder)
+    await engine.start()
+    return embedder

@@ -1,0 +1,80 @@
+"""The engine as BDHS's policy: bound to one prompt, one image, one request's sampling settings."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
+
+from service.schemas import ImageView, JobRequest, WeightSpan
+from worker.bdhs.policy import Completion, SentenceEnd
+from worker.engine import Engine, Picture
+from worker.prompts import Prompt
+
+
+def sampling(request: JobRequest, *, seed: int, **more: Any) -> SamplingParams:
+    """What both kinds of job ask of the sampler, in vLLM's words."""
+    return SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        max_tokens=request.max_tokens,
+        seed=seed,
+        **more,
+    )
+
+
+class EnginePolicy:
+    """Implements `worker.bdhs.policy.Policy`."""
+
+    def __init__(self, engine: Engine, request: JobRequest, picture: Picture):
+        self._engine = engine
+        self._request = request
+        self._picture = picture
+        self._prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
+        self.image_tokens = engine.image_tokens(picture)
+        self.image_views: list[ImageView] = engine.image_views(picture)
+
+    def token_ends(self, answer: str) -> set[int]:
+        return self._prompt.token_ends(answer)
+
+    async def complete(
+        self,
+        answer: str,
+        cut: int,
+        *,
+        kept: Sequence[int],
+        seed: int,
+        sentence_end: SentenceEnd | None,
+    ) -> Completion:
+        token_ids = self._prompt.upto(answer, cut)
+        if kept:
+            # All tokens kept is no mask: the embeddings may be shared with unmasked requests.
+            mask = kept if len(kept) < self.image_tokens else None
+            outputs = self._engine.generate(
+                token_ids, self._params(seed, sentence_end), [self._picture], kept=mask
+            )
+        else:
+            token_ids = self._prompt.without_images(token_ids)
+            outputs = self._engine.generate(token_ids, self._params(seed, sentence_end))
+        async with aclosing(outputs):
+            async for output in outputs:
+                written = output.outputs[0]
+                end = sentence_end(written.text) if sentence_end else None
+                if end is not None or output.finished:
+                    ids = list(written.token_ids)
+                    return Completion(
+                        text=written.text[:end],
+                        finish_reason="sentence" if end is not None else str(written.finish_reason),
+                        prompt_token_ids=list(output.prompt_token_ids or token_ids),
+                        token_ids=ids,
+                        weight_versions=[WeightSpan(start=0, end=len(ids), version=0)],
+                    )
+        raise AssertionError("vLLM ended a request without a last output")
+
+    def _params(self, seed: int, sentence_end: SentenceEnd | None) -> SamplingParams:
+        # Only a sentence's end has to be watched for.
+        kind = RequestOutputKind.CUMULATIVE if sentence_end else RequestOutputKind.FINAL_ONLY
+        return sampling(self._request, seed=seed, output_kind=kind)

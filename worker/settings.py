@@ -1,0 +1,34 @@
+"""Settings of a worker, from the environment: `PREFSTREAM_WORKER_<NAME>`, or `prefstream work`."""
+
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PREFSTREAM_WORKER_", extra="ignore")
+
+    model: str = "toy"
+    """The policy: a local folder, a hub name, or `toy` for the model that is shipped."""
+    embedder: str = "sentence-transformers/all-mpnet-base-v2"
+    """Any sentence-transformers model (paper: all-mpnet-base-v2), or `embedded` for the
+    all-MiniLM-L6-v2 that the extra `embedded` installs."""
+    slots: int = Field(default=32, ge=1)
+    """Jobs worked on at once, at most. Their sentences share the engine's batch."""
+    dtype: str = "auto"
+    """As vLLM's `dtype`."""
+    max_model_len: int | None = Field(default=None, ge=16)
+    """Longest sequence, in tokens; by default the model's own."""
+    max_num_seqs: int = Field(default=64, ge=1)
+    """Sequences that the engine decodes together, at most."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    enforce_eager: bool = False
+    """Skip graph capture: a quicker start, slower decoding."""
+    engine_args: dict[str, Any] = {}
+    """Any further argument of vLLM's AsyncEngineArgs, as JSON."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """After SIGTERM or Ctrl-C: seconds for running jobs to end before they are handed back."""
+    engine_stall_s: float = Field(default=120.0, gt=0)
+    """Seconds without an answer from the engine after which it counts as dead."""
