@@ -3,6 +3,11 @@
     with Client("http://127.0.0.1:8000") as client:
         job = client.bdhs(BdhsRequest(prompt=…, images=[image_data(path)], reference=…), wait_s=60)
 
+    with Client("redis://…") as client:
+        for batch in client.batches(run="r"):
+            train(batch.pairs)
+            batch.ack()
+
 `AsyncClient` has the same calls to be awaited. Inside the cluster, a `redis://` address in place of
 the HTTP one skips the HTTP face; calls and leases are the same.
 """
@@ -17,17 +22,21 @@ from typing import Self
 
 from anyio.from_thread import start_blocking_portal
 
+from service.leases import AsyncLeasedBatch, Keeper, LeasedBatch
 from service.schemas import (
     BdhsRequest,
     Health,
     Job,
     JobKind,
+    LeaseRequest,
     Pair,
     PairsPage,
     Run,
     RunSettings,
     SampleRequest,
     StoredImage,
+    Weights,
+    WeightVersion,
 )
 from service.transport import (
     LONG_POLL_S,
@@ -37,7 +46,14 @@ from service.transport import (
     Transport,
 )
 
-__all__ = ["AsyncClient", "Client", "ProblemError", "image_data"]
+__all__ = [
+    "AsyncClient",
+    "AsyncLeasedBatch",
+    "Client",
+    "LeasedBatch",
+    "ProblemError",
+    "image_data",
+]
 
 
 def image_data(image: bytes | Path) -> str:
@@ -64,6 +80,7 @@ class AsyncClient:
             self._transport = HttpTransport(url, api_key, patience_s)
         else:
             raise ValueError(f"{url!r} starts with none of http://, https://, redis://, rediss://")
+        self._keeper = Keeper(self._transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,6 +89,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        await self._keeper.close()
         await self._transport.close()
 
     async def sample(
@@ -134,6 +152,43 @@ class AsyncClient:
             if not page.pairs:
                 return
             after = page.cursor
+
+    async def batches(
+        self,
+        run: str,
+        *,
+        group: str = "trainer",
+        size: int = 8,
+        min_size: int | None = None,
+        lease_s: float = 60.0,
+        idle_s: float | None = None,
+    ) -> AsyncIterator[AsyncLeasedBatch]:
+        """Batches of `size` pairs (at least `min_size`, or the run's window), as they become
+        available. Ends only after `idle_s` without one.
+
+        Each is renewed in the background until `ack` or `nack`; if this process dies, its pairs are
+        delivered again after `lease_s`.
+        """
+        request = LeaseRequest(group=group, size=size, min_size=min_size, lease_s=lease_s)
+        since = time.monotonic()
+        while True:
+            left = float("inf") if idle_s is None else since + idle_s - time.monotonic()
+            wait_s = max(0.0, min(LONG_POLL_S, left))
+            batch = await self._transport.lease(run, request.model_copy(update={"wait_s": wait_s}))
+            if batch is not None:
+                yield self._keeper.keep(batch, lease_s)
+                since = time.monotonic()
+            elif left <= 0:
+                return
+
+    async def announce(self, version: WeightVersion) -> Weights:
+        """Tells all workers of a version that is complete in the weight store."""
+        return await self._transport.announce(version)
+
+    async def weights(self, *, settled: int | None = None, wait_s: float = 0) -> Weights:
+        """The newest version and what each worker runs. With `settled`, waits up to `wait_s` until
+        every live worker serves that version or a newer one, or has refused it."""
+        return await self._transport.weights(settled, wait_s)
 
     async def image(self, ref: str) -> bytes:
         return await self._transport.image(ref)
@@ -221,6 +276,41 @@ class Client:
             if not page.pairs:
                 return
             after = page.cursor
+
+    def batches(
+        self,
+        run: str,
+        *,
+        group: str = "trainer",
+        size: int = 8,
+        min_size: int | None = None,
+        lease_s: float = 60.0,
+        idle_s: float | None = None,
+    ) -> Iterator[LeasedBatch]:
+        """Batches of `size` pairs (at least `min_size`, or the run's window), as they become
+        available. Ends only after `idle_s` without one.
+
+        Each is renewed in the background until `ack` or `nack`; if this process dies, its pairs are
+        delivered again after `lease_s`.
+        """
+        batches = self._client.batches(
+            run, group=group, size=size, min_size=min_size, lease_s=lease_s, idle_s=idle_s
+        )
+
+        async def following() -> AsyncLeasedBatch | None:
+            return await anext(batches, None)
+
+        while leased := self._portal.call(following):
+            yield LeasedBatch(leased, self._portal.call)
+
+    def announce(self, version: WeightVersion) -> Weights:
+        """Tells all workers of a version that is complete in the weight store."""
+        return self._portal.call(self._client.announce, version)
+
+    def weights(self, *, settled: int | None = None, wait_s: float = 0) -> Weights:
+        """The newest version and what each worker runs. With `settled`, waits up to `wait_s` until
+        every live worker serves that version or a newer one, or has refused it."""
+        return self._portal.call(lambda: self._client.weights(settled=settled, wait_s=wait_s))
 
     def image(self, ref: str) -> bytes:
         return self._portal.call(self._client.image, ref)

@@ -13,7 +13,9 @@ def configure() -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer()
+            if on_terminal
+            else structlog.processors.format_exc_info,
             *([] if on_terminal else [structlog.processors.JSONRenderer()]),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

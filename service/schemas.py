@@ -23,6 +23,9 @@ from pydantic import (
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A run's name: letters, digits, dot, underscore, hyphen; at most 64 characters."""
 
+GroupName = RunName
+"""A subscriber group's name, as a run's."""
+
 MAX_SEED = 2**63 - 1
 
 
@@ -331,6 +334,17 @@ class JobError(Model):
     details: dict[str, JsonValue] = {}
 
 
+class Attempt(Model):
+    """A start of a job that did not lead to success."""
+
+    attempt: int
+    worker: str
+    """Empty: none had started it."""
+    at: datetime
+    """When it ended."""
+    error: JobError
+
+
 class Job(Model):
     id: str
     kind: JobKind
@@ -346,7 +360,21 @@ class Job(Model):
     result: Result | None = None
     error: JobError | None = None
     """Why it failed, died, or was last retried."""
+    history: list[Attempt] = []
+    """All attempts without success, oldest first."""
     metadata: dict[str, JsonValue] = {}
+
+
+class JobsPage(Model):
+    jobs: list[Job]
+    """Newest first, without their results."""
+    before: str | None
+    """Pass it as `before` to read on; null: there are no more."""
+
+
+class Purged(Model):
+    purged: int
+    """Dead letters deleted."""
 
 
 # --- runs ---------------------------------------------------------------------------------------
@@ -359,6 +387,30 @@ class RunSettings(Model):
     """Weight versions that a pair may lag behind; null: any."""
     stale: Literal["drop", "deliver"] = "drop"
     """What happens to pairs that lag further: set aside and counted, or delivered and marked."""
+    keep: int = Field(default=10_000, ge=0)
+    """Pairs that every group has acknowledged, kept for reading, at most."""
+    retention: int | None = Field(default=None, ge=1)
+    """Pairs kept at most, acknowledged or not; what a group misses by it is counted. null: what a
+    group has not acknowledged is kept."""
+
+
+class Group(Model):
+    """A subscriber group of a run, in pairs."""
+
+    name: GroupName
+    waiting: int
+    """Not yet taken."""
+    leased: int
+    """Taken by a subscriber that has not acknowledged them yet."""
+    returned: int
+    """Handed back, or their lease ran out; next to be delivered again."""
+    acknowledged: int
+    stale: int
+    """Ever set aside, because they lagged more than `max_staleness` versions."""
+    missed: int
+    """Trimmed by `retention` before they were acknowledged."""
+    redelivered: int
+    """Ever handed back or expired."""
 
 
 class Run(Model):
@@ -367,14 +419,77 @@ class Run(Model):
     epoch: str
     """Random, new with every birth of the run's log; part of every cursor."""
     open_jobs: int
+    running_jobs: int
+    oldest_open_at: datetime | None
+    """When the oldest open job was accepted."""
+    dead_jobs: int
+    """Ever ended in the dead letters."""
     pairs: int
     """Ever appended."""
+    trimmed: int
+    """Of those, no longer kept."""
+    groups: list[Group]
 
 
 class PairsPage(Model):
     pairs: list[Pair]
     cursor: str
     """Pass it as `after` to read on."""
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+class LeaseRequest(Model):
+    """`POST /runs/{run}/leases`."""
+
+    group: GroupName = "trainer"
+    """Groups see all pairs, each group independently; within one, each pair goes to one
+    subscriber. The group `trainer` gates the run's window."""
+    size: int = Field(default=8, ge=1, le=1024)
+    """Pairs at most."""
+    min_size: int | None = Field(default=None, ge=1, le=1024)
+    """Pairs at least; by default `size`. Never more than the run's window is waited for."""
+    wait_s: float = Field(default=0, ge=0)
+    """How long to wait for them."""
+    lease_s: float | None = Field(default=None, gt=0, le=24 * 3600)
+    """Seconds without renewal after which the pairs are delivered again; by default the service's
+    `batch_lease_s`."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.min_size is not None and self.min_size > self.size:
+            raise ValueError(f"`min_size` is {self.min_size}, above `size`, which is {self.size}")
+        return self
+
+
+class Delivery(Model):
+    """How the pair of the same place in `pairs` is delivered."""
+
+    cursor: str
+    """Its place in the log: what `after` takes, to read on from here."""
+    staleness: int | None
+    """Newest version − the oldest that made it, at the time of the lease; null: not policy-made."""
+    stale: bool
+    """Lags more than `max_staleness` (of a run with `stale` = deliver)."""
+    count: int
+    """1: for the first time to this group."""
+
+
+class Batch(Model):
+    """Pairs under a lease: until `expires_at`, nobody else of the group gets them."""
+
+    lease: str
+    run: RunName
+    group: GroupName
+    expires_at: datetime
+    pairs: list[Pair]
+    deliveries: list[Delivery]
+
+
+class LeaseState(Model):
+    lease: str
+    expires_at: datetime
 
 
 class StoredImage(Model):
@@ -384,6 +499,62 @@ class StoredImage(Model):
     width: int
     height: int
     bytes: int
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+WeightsKind = Literal["lora", "full"]
+"""An adapter of the language model, or a whole checkpoint."""
+
+
+class WeightFile(Model):
+    bytes: int
+    sha256: str
+
+
+class WeightManifest(Model):
+    """`manifest.json` in a version's folder of the weight store. It lists all other files."""
+
+    version: int = Field(ge=1)
+    """Grows with every publication; 0 is the model that the workers were started with."""
+    kind: WeightsKind
+    files: dict[str, WeightFile]
+    """By name; a version's folder has no folders in it."""
+    step: int | None = None
+    """The trainer's optimizer steps so far."""
+    run: RunName | None = None
+    """The run whose pairs it was trained on."""
+    created_at: datetime
+
+
+class WeightVersion(Model):
+    """A published version: the body of `POST /weights`."""
+
+    version: int = Field(ge=1, le=2**53)
+    kind: WeightsKind
+    location: str = Field(max_length=2048)
+    """Where its folder is: a path or an fsspec URL that every worker can read."""
+    manifest_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the bytes of `manifest.json`."""
+
+
+class Refusal(Model):
+    """A worker's word that it will not serve a version."""
+
+    worker_id: str
+    version: int
+    reason: str
+    refused_at: datetime
+
+
+class Weights(Model):
+    """`GET /weights`."""
+
+    newest: WeightVersion | None
+    """The newest version announced; null: none yet."""
+    workers: list["WorkerInfo"]
+    """Each with the version it gives to new requests."""
+    refused: list[Refusal]
 
 
 # --- errors, health -----------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 Every field is `PREFSTREAM_<NAME>`, such as `PREFSTREAM_REDIS_URL`.
 """
 
+from typing import Literal
+
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -18,6 +20,10 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     """If set, every request but the health checks needs `Authorization: Bearer <key>`."""
 
+    durability: Literal["server", "fsync"] = "server"
+    """When a job is accepted: `server`, as soon as the server has it (on disk at its next AOF
+    sync); `fsync`, once the server says that it is on disk (WAITAOF: Valkey, Redis from 7.2)."""
+    fsync_timeout_s: float = Field(default=5.0, gt=0)
     max_queue_depth: int = Field(default=10_000, ge=1)
     """Open jobs at most; beyond it a POST is answered with 429."""
     lease_s: float = Field(default=30.0, gt=0)
@@ -33,6 +39,9 @@ class Settings(BaseSettings):
     """Seconds that an ended job stays readable. Its pair, in a run's log, stays on its own."""
     max_ended_jobs: int = Field(default=100_000, ge=1)
     """Ended jobs that stay readable, at most; the oldest go first. Dead letters count apart."""
+    batch_lease_s: float = Field(default=60.0, gt=0)
+    """Seconds without renewal after which a batch is delivered again, if its subscriber sets none.
+    The client renews every third."""
     idempotency_ttl_s: float = Field(default=24 * 3600, gt=0)
     image_ttl_s: float = Field(default=7 * 24 * 3600, gt=0)
     """Seconds that an image stays after it was last put, named by a job, or claimed."""

@@ -2,35 +2,42 @@
 
 import asyncio
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from service.broker import Broker, BrokerError, WindowFull
+from service.broker import UNAVAILABLE, Broker, BrokerError, QueueFull, WindowFull
 from service.schemas import (
+    Batch,
     BdhsRequest,
     Health,
     Job,
     JobKind,
+    LeaseRequest,
     PairsPage,
     Problem,
     Run,
     RunSettings,
     SampleRequest,
     StoredImage,
+    Weights,
+    WeightVersion,
 )
 from service.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 LONG_POLL_S = 30.0
 """Longest single wait; longer ones are made of several, so that proxies do not cut them."""
 
 HTTP_TIMEOUT_S = 30.0
 """Answer time beyond what was asked to wait."""
+
+PAUSE_S = 1.0
+"""Between two tries, unless the service says how long."""
 
 
 class ProblemError(Exception):
@@ -42,7 +49,8 @@ class ProblemError(Exception):
 
 
 class Transport(Protocol):
-    """What a client needs of the service. All methods raise `ProblemError`."""
+    """What a client needs of the service. All methods raise `ProblemError`, after they have
+    repeated for a while what may pass: a full queue, a service or a Redis that is away."""
 
     async def submit(
         self, kind: JobKind, request: SampleRequest | BdhsRequest, wait_s: float, key: str
@@ -52,6 +60,12 @@ class Transport(Protocol):
     async def put_run(self, name: str, settings: RunSettings) -> Run: ...
     async def run(self, name: str) -> Run: ...
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage: ...
+    async def lease(self, run: str, request: LeaseRequest) -> Batch | None: ...
+    async def ack(self, run: str, lease: str) -> None: ...
+    async def nack(self, run: str, lease: str) -> None: ...
+    async def renew(self, run: str, lease: str, lease_s: float) -> None: ...
+    async def announce(self, version: WeightVersion) -> Weights: ...
+    async def weights(self, settled: int | None, wait_s: float) -> Weights: ...
     async def image(self, ref: str) -> bytes: ...
     async def store_image(self, content: bytes) -> StoredImage: ...
     async def health(self) -> Health: ...
@@ -59,9 +73,6 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """Repeats what may pass (429, 503, a lost connection) for `patience_s`; safe, because every
-    POST carries an idempotency key."""
-
     def __init__(self, url: str, api_key: str | None, patience_s: float) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=HTTP_TIMEOUT_S)
@@ -74,19 +85,21 @@ class HttpTransport:
             Job,
             "POST",
             f"/{kind.value}",
-            content=request.model_dump_json(exclude_unset=True),
-            headers={"Content-Type": "application/json", "Idempotency-Key": key},
-            wait_s=wait_s,
+            body=request,
+            headers={"Idempotency-Key": key},  # what makes repeating it safe
+            params={"wait_s": wait_s} if wait_s else {},
+            patience_s=wait_s,
         )
 
     async def job(self, job_id: str, wait_s: float) -> Job:
-        return await self._call(Job, "GET", f"/jobs/{job_id}", wait_s=wait_s)
+        path, params = f"/jobs/{job_id}", {"wait_s": wait_s} if wait_s else {}
+        return await self._call(Job, "GET", path, params=params, patience_s=wait_s)
 
     async def cancel(self, job_id: str) -> Job:
         return await self._call(Job, "DELETE", f"/jobs/{job_id}")
 
     async def put_run(self, name: str, settings: RunSettings) -> Run:
-        return await self._call(Run, "PUT", f"/runs/{name}", json=settings.model_dump(mode="json"))
+        return await self._call(Run, "PUT", f"/runs/{name}", body=settings)
 
     async def run(self, name: str) -> Run:
         return await self._call(Run, "GET", f"/runs/{name}")
@@ -94,6 +107,28 @@ class HttpTransport:
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
         return await self._call(PairsPage, "GET", f"/runs/{run}/pairs", params=params)
+
+    async def lease(self, run: str, request: LeaseRequest) -> Batch | None:
+        path = f"/runs/{run}/leases"
+        response = await self._request("POST", path, body=request, patience_s=request.wait_s)
+        return Batch.model_validate_json(response.content) if response.content else None
+
+    async def ack(self, run: str, lease: str) -> None:
+        await self._request("POST", f"/runs/{run}/leases/{lease}/ack")
+
+    async def nack(self, run: str, lease: str) -> None:
+        await self._request("POST", f"/runs/{run}/leases/{lease}/nack")
+
+    async def renew(self, run: str, lease: str, lease_s: float) -> None:
+        path = f"/runs/{run}/leases/{lease}/renew"
+        await self._request("POST", path, json={"lease_s": lease_s})
+
+    async def announce(self, version: WeightVersion) -> Weights:
+        return await self._call(Weights, "POST", "/weights", body=version)
+
+    async def weights(self, settled: int | None, wait_s: float) -> Weights:
+        params = {"settled": settled, "wait_s": wait_s} if settled is not None else {}
+        return await self._call(Weights, "GET", "/weights", params=params, patience_s=wait_s)
 
     async def image(self, ref: str) -> bytes:
         return (await self._request("GET", f"/images/{ref}")).content
@@ -112,14 +147,22 @@ class HttpTransport:
         return model.model_validate_json((await self._request(method, path, **options)).content)
 
     async def _request(
-        self, method: str, path: str, *, wait_s: float = 0, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | None = None,
+        patience_s: float = 0,
+        **options: Any,
     ) -> httpx.Response:
-        if wait_s:
-            options["params"] = {"wait_s": wait_s}
-            options["timeout"] = HTTP_TIMEOUT_S + wait_s
+        """`patience_s`: how long the service was asked to wait with its answer."""
+        options["timeout"] = HTTP_TIMEOUT_S + patience_s
+        if body is not None:
+            options["content"] = body.model_dump_json()
+            options.setdefault("headers", {})["Content-Type"] = "application/json"
         end = time.monotonic() + self._patience_s
         while True:
-            pause = 1.0
+            pause = PAUSE_S
             try:
                 response = await self._http.request(method, path, **options)
                 if response.is_success:
@@ -148,15 +191,17 @@ def _problem(response: httpx.Response) -> Problem:
 
 
 class RedisTransport:
-    """The same calls without the HTTP face between, on the same leases."""
+    """The same calls without the HTTP face between, on the same jobs and leases."""
 
     def __init__(self, url: str, namespace: str | None, patience_s: float) -> None:
-        # Imported here, because the HTTP client needs none of the server's libraries.
+        # Imported here, because who talks HTTP needs none of the server's libraries.
+        from service.api import problems
         from service.api.intake import Intake
 
         settings = Settings.model_validate(
             {"redis_url": url} | ({"namespace": namespace} if namespace else {})
         )
+        self._problems = problems
         self._broker = Broker.connect(settings)
         self._intake = Intake(self._broker, settings)
         self._patience_s = patience_s
@@ -164,84 +209,93 @@ class RedisTransport:
     async def submit(
         self, kind: JobKind, request: SampleRequest | BdhsRequest, wait_s: float, key: str
     ) -> Job:
-        end = time.monotonic() + self._patience_s
-        with _problems():
-            request = await self._intake.request(request)
-            while True:
-                try:
-                    job = await self._broker.jobs.enqueue(kind, request, idempotency_key=key)
-                    break
-                except WindowFull as full:
-                    if time.monotonic() + full.retry_after_s > end:
-                        raise
-                    await asyncio.sleep(full.retry_after_s)
-        return await self._waited(job.id, wait_s)
+        async def enqueue() -> Job:
+            stored = await self._intake.request(request)
+            return await self._broker.jobs.enqueue(kind, stored, idempotency_key=key)
 
-    async def job(self, job_id: str, wait_s: float) -> Job:
-        from service.api.problems import no_such_job
-
-        job = await self._broker.jobs.wait(job_id, wait_s)
-        if job is None:
-            raise ProblemError(no_such_job(job_id).problem)
-        return job
-
-    async def _waited(self, job_id: str, wait_s: float) -> Job:
-        from service.api.problems import unsuccessful
-
-        job = await self.job(job_id, wait_s)
-        if wait_s > 0 and (problem := unsuccessful(job)):
+        job = await self.job((await self._call(enqueue)).id, wait_s)
+        if wait_s > 0 and (problem := self._problems.unsuccessful(job)):
             raise ProblemError(problem)
         return job
 
+    async def job(self, job_id: str, wait_s: float) -> Job:
+        job = await self._call(lambda: self._broker.jobs.wait(job_id, wait_s))
+        if job is None:
+            raise ProblemError(self._problems.no_such_job(job_id).problem)
+        return job
+
     async def cancel(self, job_id: str) -> Job:
-        await self._broker.jobs.cancel(job_id)
+        await self._call(lambda: self._broker.jobs.cancel(job_id))
         return await self.job(job_id, 0)
 
     async def put_run(self, name: str, settings: RunSettings) -> Run:
-        return await self._broker.runs.put(name, settings)
+        return await self._call(lambda: self._broker.runs.put(name, settings))
 
     async def run(self, name: str) -> Run:
-        from service.api.problems import no_such_run
-
-        run = await self._broker.runs.get(name)
+        run = await self._call(lambda: self._broker.runs.get(name))
         if run is None:
-            raise ProblemError(no_such_run(name).problem)
+            raise ProblemError(self._problems.no_such_run(name).problem)
         return run
 
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
-        from service.api.problems import no_such_run
+        return await self._of_run(run, lambda: self._broker.runs.pairs(run, after, limit))
 
-        with _problems():
-            try:
-                return await self._broker.runs.pairs(run, after, limit)
-            except KeyError:
-                raise ProblemError(no_such_run(run).problem) from None
+    async def lease(self, run: str, request: LeaseRequest) -> Batch | None:
+        return await self._of_run(run, lambda: self._broker.batches.lease(run, request))
+
+    async def ack(self, run: str, lease: str) -> None:
+        await self._call(lambda: self._broker.batches.ack(run, lease))
+
+    async def nack(self, run: str, lease: str) -> None:
+        await self._call(lambda: self._broker.batches.nack(run, lease))
+
+    async def renew(self, run: str, lease: str, lease_s: float) -> None:
+        await self._call(lambda: self._broker.batches.renew(run, lease, lease_s))
+
+    async def announce(self, version: WeightVersion) -> Weights:
+        await self._call(lambda: self._broker.weights.announce(version))
+        return await self.weights(None, 0)
+
+    async def weights(self, settled: int | None, wait_s: float) -> Weights:
+        if settled is not None:
+            await self._call(lambda: self._broker.weights.settled(settled, wait_s))
+        return await self._call(self._broker.weights.state)
 
     async def image(self, ref: str) -> bytes:
-        with _problems():
-            return await self._broker.images.get(ref)
+        return await self._call(lambda: self._broker.images.get(ref))
 
     async def store_image(self, content: bytes) -> StoredImage:
-        with _problems():
-            return await self._intake.store(content)
+        return await self._call(lambda: self._intake.store(content))
 
     async def health(self) -> Health:
-        workers = await self._broker.workers.all()
+        workers = await self._call(self._broker.workers.all)
         ready = any(worker.engine_ready for worker in workers)
         return Health(status="ok" if ready else "unavailable", redis=True, workers=workers)
 
     async def close(self) -> None:
         await self._broker.close()
 
+    async def _of_run(self, run: str, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await self._call(call)
+        except KeyError:
+            raise ProblemError(self._problems.no_such_run(run).problem) from None
 
-@contextmanager
-def _problems() -> Generator[None]:
-    """Turns the broker's refusals into the problems that the HTTP face would answer with."""
-    from service.api.problems import Refusal, broker_problem
-
-    try:
-        yield
-    except BrokerError as error:
-        raise ProblemError(broker_problem(error)) from error
-    except Refusal as error:
-        raise ProblemError(error.problem) from error
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Turns refusals into the problems that the HTTP face would answer with."""
+        end = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return await call()
+            except (QueueFull, WindowFull) as full:
+                if time.monotonic() + full.retry_after_s > end:
+                    raise ProblemError(self._problems.broker_problem(full)) from full
+                await asyncio.sleep(full.retry_after_s)
+            except BrokerError as error:
+                raise ProblemError(self._problems.broker_problem(error)) from error
+            except self._problems.Refusal as refusal:
+                raise ProblemError(refusal.problem) from refusal
+            except UNAVAILABLE:
+                if time.monotonic() + PAUSE_S > end:
+                    raise
+                await asyncio.sleep(PAUSE_S)

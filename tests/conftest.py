@@ -17,7 +17,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
     started: dict[str, Server] = {}
     yield _Started(started, tmp_path_factory)
     for server in started.values():
-        server.stop()
+        server.kill()
 
 
 class _Started(dict[str, Server]):
@@ -56,7 +56,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server("valkey", tmp_path_factory.mktemp("own"))
     server.start()
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import importlib.metadata
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -15,6 +16,7 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -74,6 +76,8 @@ class Engine:
 
     def __init__(self, settings: WorkerSettings):
         self._settings = settings
+        self.max_lora_rank: int = settings.max_lora_rank
+        self.lora_slots = settings.max_loras
         self.model = checkpoint(settings.model)
         """The policy's folder or hub name."""
         self._llm: AsyncLLM | None = None
@@ -98,6 +102,7 @@ class Engine:
         self.tokenizer: Any = self._llm.get_tokenizer()
         self.image_token_id: int = config.hf_config.image_token_index
         self.max_model_len: int = config.max_model_len
+        self.text_config: Any = config.hf_config.text_config
         self._last_output = time.monotonic()
         log.info("engine ready", seconds=round(time.monotonic() - started, 1))
 
@@ -106,11 +111,14 @@ class Engine:
         return AsyncEngineArgs(
             model=self.model,
             dtype=s.dtype,  # type: ignore[arg-type]
-            max_model_len=s.max_model_len,
             max_num_seqs=s.max_num_seqs,
             gpu_memory_utilization=s.gpu_memory_utilization,
             tensor_parallel_size=s.tensor_parallel_size,
             enforce_eager=s.enforce_eager,
+            enable_lora=True,
+            max_loras=s.max_loras,
+            max_lora_rank=s.max_lora_rank,
+            **({} if s.max_model_len is None else {"max_model_len": s.max_model_len}),
             **s.engine_args,
         )
 
@@ -143,6 +151,23 @@ class Engine:
         idle = time.monotonic() - self._last_output
         return self._in_flight == 0 or idle < self._settings.engine_stall_s
 
+    async def add_lora(self, lora: LoRARequest) -> None:
+        """Loads an adapter. Raises: EngineDied; or whatever vLLM has against it, and lives."""
+        try:
+            await self._running().add_lora(lora)
+        except EngineDeadError as error:
+            raise EngineDied("the engine died while it loaded an adapter") from error
+
+    async def remove_lora(self, version: int) -> None:
+        """Frees an adapter's slot. An engine that has died holds none."""
+        with suppress(EngineDied, EngineDeadError):
+            await self._running().remove_lora(version)
+
+    def _running(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineDied("the engine is not running")
+        return self._llm
+
     def image_tokens(self, picture: Picture) -> int:
         """k: into how many vectors the model encodes this picture."""
         width, height = picture.image.size
@@ -160,6 +185,7 @@ class Engine:
         pictures: Sequence[Picture] = (),
         *,
         kept: Sequence[int] | None = None,
+        lora: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs of one request as they come; closing the generator aborts the request.
 
@@ -168,12 +194,12 @@ class Engine:
             params: `max_tokens` is lowered to what the context leaves.
             kept: indices of the image tokens to keep, of a single picture, at least one;
                 None keeps all.
+            lora: an adapter that `add_lora` has accepted; any other kills vLLM's process.
 
         Raises:
             PromptTooLong, RequestRefused, EngineDied
         """
-        if self._llm is None:
-            raise EngineDied("the engine is not running")
+        llm = self._running()
         image_tokens = len(kept) if kept is not None else sum(map(self.image_tokens, pictures))
         length = len(prompt_token_ids) - len(pictures) + image_tokens
         if length >= self.max_model_len:
@@ -185,7 +211,7 @@ class Engine:
             prompt["multi_modal_uuids"] = {"image": [p.ref for p in pictures]}
             if kept is not None:
                 prompt["mm_processor_kwargs"] = {KEPT: list(kept)}
-        outputs = self._llm.generate(prompt, params, request_id=uuid.uuid4().hex)
+        outputs = llm.generate(prompt, params, request_id=uuid.uuid4().hex, lora_request=lora)
         if self._in_flight == 0:
             self._last_output = time.monotonic()
         self._in_flight += 1

@@ -28,6 +28,7 @@ from worker.embedder import Embedder
 from worker.engine import Engine, Picture, PromptTooLong, RequestRefused
 from worker.policy import EnginePolicy, sampling
 from worker.prompts import BadConversation, Prompt
+from worker.versions import Versions
 
 
 class JobFailed(Exception):
@@ -41,9 +42,10 @@ class JobFailed(Exception):
 class Handlers:
     """Run claimed jobs on the policy."""
 
-    def __init__(self, broker: Broker, engine: Engine, embedder: Embedder):
+    def __init__(self, broker: Broker, engine: Engine, versions: Versions, embedder: Embedder):
         self._broker = broker
         self._engine = engine
+        self._versions = versions
         self._embedder = embedder
 
     async def run(self, claim: Claim) -> tuple[Result, Pair | None]:
@@ -55,13 +57,16 @@ class Handlers:
         """
         try:
             pictures = await asyncio.gather(*map(self._picture, claim.request.images))
-            if isinstance(claim.request, BdhsRequest):
-                return await self._bdhs(claim, claim.request, pictures[0])
-            return await self._sample(claim.request, pictures), None
+            with self._versions.use() as version:
+                if isinstance(claim.request, BdhsRequest):
+                    return await self._bdhs(claim, claim.request, pictures[0], version)
+                return await self._sample(claim.request, pictures, version), None
         except ImageGone as error:
             raise _failed("image_gone", error) from error
         except PromptTooLong as error:
-            raise _failed("prompt_too_long", error, tokens=error.tokens, limit=error.limit) from error
+            raise _failed(
+                "prompt_too_long", error, tokens=error.tokens, limit=error.limit
+            ) from error
         except BadConversation as error:
             raise _failed("bad_conversation", error) from error
         except RequestRefused as error:
@@ -71,11 +76,11 @@ class Handlers:
         data = await self._broker.images.get(ref)
         return await asyncio.to_thread(Picture.decode, ref, data)
 
-    async def _sample(self, request: SampleRequest, pictures: list[Picture]) -> SampleResult:
+    async def _sample(
+        self, request: SampleRequest, pictures: list[Picture], version: int
+    ) -> SampleResult:
         seed = _seed(request.seed)
-        prompt = Prompt(
-            self._engine.tokenizer, request.conversation, self._engine.image_token_id
-        )
+        prompt = Prompt(self._engine.tokenizer, request.conversation, self._engine.image_token_id)
         params = sampling(
             request,
             seed=seed,
@@ -84,18 +89,21 @@ class Handlers:
             logprobs=request.logprobs,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        outputs = self._engine.generate(prompt.token_ids, params, pictures)
+        outputs = self._engine.generate(
+            prompt.token_ids, params, pictures, lora=self._versions.lora(version)
+        )
         written: list[CompletionOutput] = []
         async with aclosing(outputs):
             async for output in outputs:
                 written = output.outputs
-        return SampleResult(responses=[_response(w) for w in written], seed=seed)
+        return SampleResult(responses=[_response(w, version) for w in written], seed=seed)
 
     async def _bdhs(
-        self, claim: Claim, request: BdhsRequest, picture: Picture
+        self, claim: Claim, request: BdhsRequest, picture: Picture, version: int
     ) -> tuple[BdhsResult, Pair]:
         seed = _seed(request.seed)
-        policy = EnginePolicy(self._engine, request, picture)
+        lora = self._versions.lora(version)
+        policy = EnginePolicy(self._engine, request, picture, version=version, lora=lora)
         rejected = await make_rejected(request, seed, policy, self._embedder.similarity)
         pair = Pair(
             prompt=request.conversation,
@@ -137,7 +145,7 @@ def _told(trace: BdhsTrace, how_much: str) -> BdhsTrace | None:
     return trace
 
 
-def _response(written: CompletionOutput) -> Response:
+def _response(written: CompletionOutput, version: int) -> Response:
     ids = list(written.token_ids)
     logprobs = None
     if written.logprobs is not None:
@@ -150,11 +158,12 @@ def _response(written: CompletionOutput) -> Response:
                 key=lambda entry: (entry.token_id != token, -entry.logprob),
             )
             for token, alternatives in zip(ids, written.logprobs, strict=True)
+            if alternatives is not None
         ]
     return Response(
         text=written.text,
         finish_reason=str(written.finish_reason),
         token_ids=ids,
         logprobs=logprobs,
-        weight_versions=[WeightSpan(start=0, end=len(ids), version=0)],
+        weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
     )

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -18,16 +19,21 @@ import structlog
 from service.broker import UNAVAILABLE, Broker, Claim
 from service.schemas import JobError, WorkerInfo
 from service.settings import Settings
+from service.weightstore import BadWeights
 from worker.embedder import Embedder
 from worker.engine import Engine, EngineDied
 from worker.handlers import Handlers, JobFailed
 from worker.settings import WorkerSettings
+from worker.versions import Versions
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
 ENGINE_DIED = "engine_died"
+
+LISTEN_S = 5.0
+"""Seconds that one question for a newer version waits for the answer."""
 
 AWAY_S = 1.0
 """Seconds between attempts to reach a Redis that is away."""
@@ -47,7 +53,8 @@ class Worker:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._broker = broker
         self._engine = engine
-        self._handlers = Handlers(broker, engine, embedder)
+        self._versions = Versions(engine)
+        self._handlers = Handlers(broker, engine, self._versions, embedder)
         self._settings = settings
         self._lease_s = service_settings.lease_s
         self._running: dict[asyncio.Task[None], Claim] = {}
@@ -69,7 +76,13 @@ class Worker:
         log.info("worker ready", worker=self.id, slots=self._settings.slots)
         loops = [
             asyncio.create_task(loop, name=loop.__name__)
-            for loop in (self._claim_jobs(), self._renew_leases(), self._beat(), self._watch())
+            for loop in (
+                self._claim_jobs(),
+                self._renew_leases(),
+                self._beat(),
+                self._watch_engine(),
+                self._adopt_versions(),
+            )
         ]
         stopping = asyncio.create_task(self._stopping.wait())
         done, _ = await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -80,6 +93,7 @@ class Worker:
             for task in [*loops, stopping]:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            self._versions.close()
         for task in done - {stopping}:
             task.result()  # a loop ends only by an error that nobody expected
 
@@ -121,20 +135,47 @@ class Worker:
             await self._reach(lambda: self._broker.workers.beat(self._info()))
             await asyncio.sleep(self._broker.store.settings.worker_ttl_s / 3)
 
-    async def _watch(self) -> None:
+    async def _watch_engine(self) -> None:
         """Brings a dead engine back."""
         while True:
             await asyncio.sleep(0.5)
             if not self._engine.alive:
                 log.error("engine is dead or stuck; starting another")
                 await self._engine.restart()
+                await self._versions.reload()
                 self._changed.set()
+
+    async def _adopt_versions(self) -> None:
+        """Takes each newest version; those that came and went meanwhile are skipped."""
+        judged = 0
+        while True:
+            newest = await self._reach(
+                lambda after=judged: self._broker.weights.newer(after, LISTEN_S)
+            )
+            if newest is None:
+                continue
+            if not self._engine.alive:
+                await asyncio.sleep(AWAY_S)
+                continue
+            await self._versions.has_room()
+            newest = await self._reach(self._broker.weights.newest) or newest
+            try:
+                await self._versions.adopt(newest)
+            except BadWeights as error:
+                log.warning("refused", version=newest.version, reason=str(error))
+                await self._reach(
+                    partial(self._broker.weights.refuse, self.id, newest.version, str(error))
+                )
+            except EngineDied:
+                continue
+            judged = newest.version
+            await self._reach(lambda: self._broker.workers.beat(self._info()))
 
     def _info(self) -> WorkerInfo:
         return WorkerInfo(
             id=self.id,
             model=self._settings.model,
-            weight_version=0,
+            weight_version=self._versions.current,
             slots=self._settings.slots,
             running=self.running,
             engine_ready=self._engine.alive,
@@ -171,9 +212,7 @@ class Worker:
             await self._reach(lambda: self._broker.jobs.retry(claim, error))
         except Exception as unexpected:
             log.exception("job broke", job=claim.job_id)
-            error = JobError(
-                code="internal", message=f"{type(unexpected).__name__}: {unexpected}"
-            )
+            error = JobError(code="internal", message=f"{type(unexpected).__name__}: {unexpected}")
             await self._reach(lambda: self._broker.jobs.retry(claim, error))
         else:
             if not await self._reach(lambda: self._broker.jobs.finish(claim, result, pair)):

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from service.schemas import ImageView, JobRequest, WeightSpan
@@ -27,10 +28,20 @@ def sampling(request: JobRequest, *, seed: int, **more: Any) -> SamplingParams:
 
 
 class EnginePolicy:
-    """Implements `worker.bdhs.policy.Policy`."""
+    """Implements `worker.bdhs.policy.Policy`, on one weight version from start to end."""
 
-    def __init__(self, engine: Engine, request: JobRequest, picture: Picture):
+    def __init__(
+        self,
+        engine: Engine,
+        request: JobRequest,
+        picture: Picture,
+        *,
+        version: int = 0,
+        lora: LoRARequest | None = None,
+    ):
         self._engine = engine
+        self._version = version
+        self._lora = lora
         self._request = request
         self._picture = picture
         self._prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
@@ -54,11 +65,17 @@ class EnginePolicy:
             # All tokens kept is no mask: the embeddings may be shared with unmasked requests.
             mask = kept if len(kept) < self.image_tokens else None
             outputs = self._engine.generate(
-                token_ids, self._params(seed, sentence_end), [self._picture], kept=mask
+                token_ids,
+                self._params(seed, sentence_end),
+                [self._picture],
+                kept=mask,
+                lora=self._lora,
             )
         else:
             token_ids = self._prompt.without_images(token_ids)
-            outputs = self._engine.generate(token_ids, self._params(seed, sentence_end))
+            outputs = self._engine.generate(
+                token_ids, self._params(seed, sentence_end), lora=self._lora
+            )
         async with aclosing(outputs):
             async for output in outputs:
                 written = output.outputs[0]
@@ -70,7 +87,7 @@ class EnginePolicy:
                         finish_reason="sentence" if end is not None else str(written.finish_reason),
                         prompt_token_ids=list(output.prompt_token_ids or token_ids),
                         token_ids=ids,
-                        weight_versions=[WeightSpan(start=0, end=len(ids), version=0)],
+                        weight_versions=[WeightSpan(start=0, end=len(ids), version=self._version)],
                     )
         raise AssertionError("vLLM ended a request without a last output")
 

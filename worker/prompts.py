@@ -36,9 +36,7 @@ class Prompt:
             )
 
     def _render(self, conversation: Sequence[Message], *, open_turn: bool) -> str:
-        messages = [
-            {"role": m.role, "content": [_part(p) for p in m.parts]} for m in conversation
-        ]
+        messages = [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in conversation]
         try:
             return self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=open_turn
@@ -64,7 +62,8 @@ class Prompt:
             text = self._render([*self._conversation, assistant_turn(answer)], open_turn=False)
             # The answer begins where the opened turn ends. Templates may trim it.
             body = answer.strip()
-            found = text.find(body, len(commonprefix([text, self._opening])))
+            opened = commonprefix([text, self._opening])  # noqa: RUF071  of characters it is
+            found = text.find(body, len(opened))
             if found < 0:
                 raise BadConversation("the model's chat template changes the reference's text")
             self._answers[answer] = (found - answer.index(body), *self._tokenize(text))

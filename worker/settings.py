@@ -1,6 +1,6 @@
 """Settings of a worker, from the environment: `PREFSTREAM_WORKER_<NAME>`, or `prefstream work`."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,7 +23,13 @@ class WorkerSettings(BaseSettings):
     max_num_seqs: int = Field(default=64, ge=1)
     """Sequences that the engine decodes together, at most."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of the memory that vLLM may take, of the GPU; on a CPU, of the machine."""
     tensor_parallel_size: int = Field(default=1, ge=1)
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 128
+    """Highest rank of an adapter that is adopted (paper: 128). Memory is set aside for it."""
+    max_loras: int = Field(default=2, ge=2)
+    """Weight versions served at once, beside the model itself: the newest, and older ones whose
+    last jobs still run."""
     enforce_eager: bool = False
     """Skip graph capture: a quicker start, slower decoding."""
     engine_args: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import structlog
 from fastapi import FastAPI
 
-from service.api import health, images, jobs, metrics, problems, runs, submit
+from service.api import batches, health, images, jobs, metrics, problems, runs, submit, weights
 from service.api.auth import ApiKey
 from service.api.bodies import BodyLimit
 from service.api.context import Context
@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.meters = metrics.Meters()
-    for noun in (submit, jobs, runs, images, health, metrics):
+    for noun in (submit, jobs, runs, batches, images, weights, health, metrics):
         app.include_router(noun.router)
     problems.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
@@ -54,10 +54,12 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
 
 
 async def _sweep(broker: Broker) -> None:
-    """Keeps deadlines and leases even while no worker asks for jobs. Recovers when Redis does."""
+    """Keeps deadlines and leases even while no worker asks for jobs, and removes unused images.
+    Recovers when Redis does."""
     while True:
         try:
             await broker.jobs.sweep()
+            await broker.images.sweep()
         except UNAVAILABLE as error:
             log.warning("sweep failed", error=repr(error))
         await asyncio.sleep(SWEEP_EVERY_S)

@@ -2,8 +2,9 @@
 
 import asyncio
 import re
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 
@@ -11,6 +12,8 @@ from service.api.intake import Intake
 from service.broker import Broker
 from service.schemas import Job
 from service.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -25,14 +28,21 @@ class Context:
 
     async def wait(self, job_id: str, seconds: float) -> Job | None:
         """As `Jobs.wait`, but no longer than the settings allow or the server lives."""
-        seconds = min(seconds, self.settings.max_wait_s)
-        waiting = asyncio.ensure_future(self.broker.jobs.wait(job_id, seconds))
+        waiting = self.broker.jobs.wait(job_id, self.bounded(seconds))
+        return await self.unless_stopping(waiting) or await self.broker.jobs.get(job_id)
+
+    def bounded(self, seconds: float) -> float:
+        return min(seconds, self.settings.max_wait_s)
+
+    async def unless_stopping(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """What it returns; None if the server stops before."""
+        task = asyncio.ensure_future(waiting)
         stopping = asyncio.ensure_future(self.stopping.wait())
         try:
-            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return await waiting if waiting.done() else await self.broker.jobs.get(job_id)
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return await task if task.done() else None
         finally:
-            waiting.cancel()
+            task.cancel()
             stopping.cancel()
 
 

@@ -2,20 +2,55 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 
 from service.api.context import Context, Shared, WaitS
 from service.api.problems import RESPONSES, Refusal, no_such_job
 from service.api.sse import EventStream, Sse
 from service.broker import Event
-from service.schemas import Job
+from service.schemas import Job, JobsPage, Purged
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=RESPONSES)
 
 END = "end"
 """The id of a job's last event."""
+
+
+State = Literal["open", "ended", "dead"]
+
+
+@router.get("", summary="List jobs", response_model=JobsPage)
+async def list_jobs(
+    shared: Shared,
+    state: Annotated[State, Query(description="`dead`: the dead letters.")] = "open",
+    before: Annotated[str | None, Query(description="The `before` of an earlier page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """Newest first, without results."""
+    page = await shared.broker.jobs.page(state, before=before, limit=limit)
+    return Response(page.model_dump_json(), media_type="application/json")
+
+
+@router.delete("", summary="Purge the dead letters")
+async def purge_jobs(
+    shared: Shared, state: Annotated[Literal["dead"], Query(description="Must be said.")]
+) -> Purged:
+    return Purged(purged=await shared.broker.jobs.purge())
+
+
+@router.post("/{job_id}/retry", summary="Retry a dead letter", response_model=Job)
+async def retry_job(job_id: str, shared: Shared) -> Response:
+    """Back into the queue, with as many attempts as a new job."""
+    job = await shared.broker.jobs.revive(job_id)
+    if job is None:
+        raise no_such_job(job_id)
+    if job.status.ended:
+        raise Refusal(
+            409, "not_dead", f"Job {job_id} is {job.status}. Only dead letters can be retried."
+        )
+    return Response(job.model_dump_json(), media_type="application/json")
 
 
 @router.get("/{job_id}", summary="State and result", response_model=Job)

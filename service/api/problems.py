@@ -17,9 +17,12 @@ from service.broker import (
     BrokerError,
     IdempotencyConflict,
     ImageGone,
+    LeaseLost,
     LogChanged,
     LogTrimmed,
+    NotDurable,
     QueueFull,
+    VersionNotNewer,
     WindowFull,
 )
 from service.schemas import Job, JobStatus, Problem
@@ -34,6 +37,9 @@ STATUS: dict[type[BrokerError], int] = {
     BadCursor: 422,
     LogChanged: 409,
     LogTrimmed: 410,
+    NotDurable: 503,
+    LeaseLost: 410,
+    VersionNotNewer: 409,
 }
 
 RESPONSES: dict[int | str, dict[str, Any]] = {

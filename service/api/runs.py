@@ -12,6 +12,12 @@ from service.schemas import PairsPage, Run, RunName, RunSettings
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute, responses=RESPONSES)
 
 
+@router.get("", summary="List runs")
+async def list_runs(shared: Shared) -> list[Run]:
+    runs = [await shared.broker.runs.get(name) for name in await shared.broker.runs.names()]
+    return [run for run in runs if run is not None]
+
+
 @router.put("/{run}", summary="Create a run, or change its settings")
 async def put_run(run: RunName, body: RunSettings, shared: Shared) -> Run:
     return await shared.broker.runs.put(run, body)

@@ -1,10 +1,12 @@
 """The only room that talks to Redis.
 
-`Broker` holds one connection pool and the rooms beside it: jobs, runs, images, workers.
+`Broker` holds one connection pool and the rooms beside it: jobs, runs, batches,
+images, weights, workers.
 """
 
 from typing import Self
 
+from service.broker.batches import Batches
 from service.broker.bell import Bell
 from service.broker.errors import (
     UNAVAILABLE,
@@ -12,9 +14,12 @@ from service.broker.errors import (
     BrokerError,
     IdempotencyConflict,
     ImageGone,
+    LeaseLost,
     LogChanged,
     LogTrimmed,
+    NotDurable,
     QueueFull,
+    VersionNotNewer,
     WindowFull,
 )
 from service.broker.figures import Figures, read_figures
@@ -22,6 +27,7 @@ from service.broker.images import Images
 from service.broker.jobs import Event, Jobs
 from service.broker.runs import Runs
 from service.broker.store import Store
+from service.broker.weights import Weights
 from service.broker.work import Claim
 from service.broker.workers import Workers
 from service.settings import Settings
@@ -29,6 +35,7 @@ from service.settings import Settings
 __all__ = [
     "UNAVAILABLE",
     "BadCursor",
+    "Batches",
     "Broker",
     "BrokerError",
     "Claim",
@@ -38,10 +45,14 @@ __all__ = [
     "ImageGone",
     "Images",
     "Jobs",
+    "LeaseLost",
     "LogChanged",
     "LogTrimmed",
+    "NotDurable",
     "QueueFull",
     "Runs",
+    "VersionNotNewer",
+    "Weights",
     "WindowFull",
     "Workers",
 ]
@@ -55,7 +66,9 @@ class Broker:
         self._bell = Bell(store)
         self.jobs = Jobs(store, self._bell)
         self.runs = Runs(store)
+        self.batches = Batches(store, self._bell)
         self.images = Images(store)
+        self.weights = Weights(store, self._bell)
         self.workers = Workers(store)
 
     @classmethod

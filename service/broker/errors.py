@@ -70,14 +70,48 @@ class BadCursor(BrokerError):
 
 
 class LogChanged(BrokerError):
-    """The cursor's position is not in this log: the log was lost, or went back."""
+    """A cursor or lease is of a log that is no more: the log was lost, or went back."""
 
     code = "log_changed"
 
-    def __init__(self, run: str, cursor: str, why: str) -> None:
+    def __init__(self, run: str, position: str, why: str) -> None:
         super().__init__(
-            f"The log of run {run!r} is not the one that cursor {cursor!r} was read from: {why}. "
-            "Leave `after` out to read the log from its start; pairs are told apart by `pair_id`."
+            f"The log of run {run!r} is not the one that {position!r} is of: {why}. Pairs are told "
+            "apart by their `pair_id`: read the log from its start (leave `after` out), or lease "
+            "anew."
+        )
+
+
+class VersionNotNewer(BrokerError):
+    code = "version_not_newer"
+
+    def __init__(self, version: int, newest: int) -> None:
+        super().__init__(
+            f"Version {version} is not newer than version {newest}, which was announced before. "
+            f"Versions only grow: announce {newest + 1} or above."
+        )
+        self.newest = newest
+
+
+class NotDurable(BrokerError):
+    """Under PREFSTREAM_DURABILITY=fsync: the server has it, but not surely on disk."""
+
+    code = "not_durable"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"The server did not confirm that the job is on disk: {why}. It may run all the same; "
+            "send it again with the same Idempotency-Key."
+        )
+
+
+class LeaseLost(BrokerError):
+    code = "lease_lost"
+
+    def __init__(self, run: str, lease: str) -> None:
+        super().__init__(
+            f"Lease {lease!r} of run {run!r} has ended: it ran out, was handed back, or was never "
+            "given. Its pairs are delivered again; renew leases in time (the client does)."
         )
 
 

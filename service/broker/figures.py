@@ -16,7 +16,7 @@ end
 local runs = {}
 for _, run in ipairs(redis.call('SMEMBERS', NS .. ':runs')) do
   runs[#runs + 1] = {run, redis.call('HGET', run_key(run), 'pairs'),
-    redis.call('SCARD', run_key(run) .. ':open')}
+    redis.call('ZCARD', run_key(run) .. ':open')}
 end
 return {queued, running, redis.call('ZCARD', NS .. ':retries'), redis.call('ZCARD', NS .. ':dead'),
   redis.call('HGETALL', NS .. ':stats'), runs}

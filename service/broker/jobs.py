@@ -8,21 +8,22 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import JsonValue, TypeAdapter
 
 from service.broker.bell import Bell, ring_within
 from service.broker.errors import IdempotencyConflict, ImageGone, QueueFull, WindowFull
-from service.broker.runs import settings_fields
-from service.broker.store import Script, Store, milliseconds, new_epoch
+from service.broker.runs import WAITING, settings_fields
+from service.broker.store import Script, Store, milliseconds, moment, new_epoch
 from service.broker.work import Work
 from service.schemas import (
+    Attempt,
     BdhsRequest,
     Job,
     JobError,
     JobKind,
+    JobsPage,
     JobStatus,
     Priority,
     Result,
@@ -37,10 +38,12 @@ RESULT: TypeAdapter[Result] = TypeAdapter(Result)
 METADATA: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 FIELDS = (
     "kind", "status", "run", "priority", "attempt", "created", "started", "finished",
-    "result", "error", "metadata",
+    "error", "history", "metadata", "result",
 )  # fmt: skip
 
-ENQUEUE = Script("""
+ENQUEUE = Script(
+    WAITING
+    + """
 local id, kind, request, run, priority, deadline, metadata, images, key, fingerprint, epoch,
   run_settings = unpack(ARGV)
 if redis.call('EXISTS', job_key(id)) == 1 then  -- this very call again: its reply was lost
@@ -56,10 +59,9 @@ local depth = redis.call('ZCARD', NS .. ':open')
 if depth >= MAX_DEPTH then return {'full', depth} end
 if run ~= '' then
   make_run(run, epoch, run_settings)
-  local settings = redis.call('HMGET', run_key(run), 'window', 'pairs')
-  local taken = redis.call('HGET', run_key(run) .. ':group:trainer', 'taken') or 0
-  local used = redis.call('SCARD', run_key(run) .. ':open') + settings[2] - taken
-  if used >= tonumber(settings[1]) then return {'window', used, settings[1]} end
+  local window = tonumber(redis.call('HGET', run_key(run), 'window'))
+  local used = redis.call('ZCARD', run_key(run) .. ':open') + waiting(run, 'trainer')
+  if used >= window then return {'window', used, window} end
 end
 for ref in string.gmatch(images, '%S+') do
   if not redis.call('ZSCORE', NS .. ':images', ref) then return {'image', ref} end
@@ -73,7 +75,7 @@ if images ~= '' then redis.call('HSET', job_key(id), 'images', images) end
 if metadata ~= '' then redis.call('HSET', job_key(id), 'metadata', metadata) end
 if run ~= '' then
   redis.call('HSET', job_key(id), 'run', run)
-  redis.call('SADD', run_key(run) .. ':open', id)
+  redis.call('ZADD', run_key(run) .. ':open', time, id)
 end
 if deadline ~= '' then
   redis.call('HSET', job_key(id), 'deadline', time + deadline)
@@ -86,7 +88,8 @@ end
 redis.call('ZADD', NS .. ':open', time, id)
 enter(id, priority)
 return {'new', time}
-""")
+"""
+)
 
 CANCEL = Script("""
 local id = ARGV[1]
@@ -94,6 +97,40 @@ local status = redis.call('HGET', job_key(id), 'status')
 if status == 'queued' or status == 'retrying' or status == 'running' then
   conclude(id, 'cancelled')
 end
+""")
+
+
+LIST = Script("""
+local set, before, limit = NS .. ':' .. ARGV[1], ARGV[2], ARGV[3]
+local start = 0
+if before ~= '' then
+  local rank = redis.call('ZREVRANK', set, before)
+  start = rank and rank + 1 or 0
+end
+return redis.call('ZREVRANGE', set, start, start + limit - 1)
+""")
+
+REVIVE = Script("""
+local id = ARGV[1]
+local job, time = job_key(id), now()
+if redis.call('HGET', job, 'status') ~= 'dead' then return end
+redis.call('ZREM', NS .. ':dead', id)
+redis.call('HSET', job, 'status', 'queued', 'released', redis.call('HGET', job, 'attempt'))
+redis.call('HDEL', job, 'finished', 'deadline')
+redis.call('ZADD', NS .. ':open', time, id)
+local state = redis.call('HMGET', job, 'run', 'priority', 'images')
+if state[1] then redis.call('ZADD', run_key(state[1]) .. ':open', time, id) end
+if state[3] then touch_images(state[3]) end
+enter(id, state[2])
+ring('job:' .. id)
+""")
+
+PURGE = Script("""
+local letters = redis.call('ZPOPMIN', NS .. ':dead', 1000)
+for i = 1, #letters, 2 do
+  redis.call('UNLINK', job_key(letters[i]), job_key(letters[i]) .. ':events')
+end
+return #letters / 2
 """)
 
 
@@ -133,7 +170,7 @@ class Jobs(Work):
             key = hashlib.sha256(idempotency_key.encode()).hexdigest()
             fingerprint = fingerprint or hashlib.sha256(f"{kind}\n{body}".encode()).hexdigest()
         job_id = new_job_id()
-        outcome, *rest = await self._store.run(
+        outcome, *rest = await self._store.run_durably(
             ENQUEUE,
             job_id,
             kind.value,
@@ -199,6 +236,33 @@ class Jobs(Work):
         await self._store.run(CANCEL, job_id)
         return await self.get(job_id)
 
+    async def page(
+        self, where: Literal["open", "ended", "dead"], *, before: str | None, limit: int
+    ) -> JobsPage:
+        """Jobs that are open, have ended (and are still kept), or are dead letters."""
+        ids = await self._store.run(LIST, where, before or "", limit)
+        jobs: list[Job] = []
+        for job_id in ids:
+            key = self._store.key("job", job_id)
+            values = await self._store.command("HMGET", key, *FIELDS[:-1])
+            job = job_from(job_id, [*values, None])
+            if job is not None:  # else its retention has just ended
+                jobs.append(job)
+        return JobsPage(jobs=jobs, before=ids[-1] if len(ids) == limit else None)
+
+    async def revive(self, job_id: str) -> Job | None:
+        """Gives a dead letter as many attempts as a new job, without its deadline. One that is no
+        dead letter is returned as it is."""
+        await self._store.run(REVIVE, job_id)
+        return await self.get(job_id)
+
+    async def purge(self) -> int:
+        """Deletes all dead letters, and returns how many there were."""
+        purged = 0
+        while some := await self._store.run(PURGE):
+            purged += some
+        return purged
+
     async def events(self, job_id: str, after: str = "0-0") -> list[Event]:
         """Progress after the event `after`, oldest first."""
         key = self._store.key("job", job_id, "events")
@@ -243,10 +307,6 @@ def new_job_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
-def moment(milliseconds: str | int) -> datetime:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-
-
 def job_from(job_id: str, values: list[Any]) -> Job | None:
     fields: dict[str, Any] = dict(zip(FIELDS, values, strict=True))
     if fields["status"] is None:
@@ -263,5 +323,10 @@ def job_from(job_id: str, values: list[Any]) -> Job | None:
         finished_at=moment(fields["finished"]) if fields["finished"] else None,
         result=RESULT.validate_json(fields["result"]) if fields["result"] else None,
         error=JobError.model_validate_json(fields["error"]) if fields["error"] else None,
+        history=[
+            Attempt.model_validate_json(line)
+            for line in (fields["history"] or "").split("\n")
+            if line
+        ],
         metadata=METADATA.validate_json(fields["metadata"]) if fields["metadata"] else {},
     )

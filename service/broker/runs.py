@@ -10,19 +10,54 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from service.broker.errors import BadCursor, LogChanged, LogTrimmed
-from service.broker.store import Script, Store, new_epoch
-from service.schemas import Pair, PairsPage, Run, RunSettings
+from service.broker.store import Script, Store, moment, new_epoch
+from service.schemas import Group, Pair, PairsPage, Run, RunSettings
 
-APPEND_PAIR = """
+GROUPS = """
+local function group_key(run, group) return run_key(run) .. ':group:' .. group end
+local function position_of(place) return tonumber(string.match(place or '0', '^%d+')) end
+
+-- Drops the log up to a position, that one included.
+local function cut(run, position)
+  local last = redis.call('XRANGE', run_key(run) .. ':log', position, position)[1]
+  if not last then return end
+  redis.call('XTRIM', run_key(run) .. ':log', 'MINID', position + 1)
+  redis.call('HSET', run_key(run), 'trimmed', last[1])
+end
+"""
+
+WAITING = (
+    GROUPS
+    + """
+-- Pairs that a group has neither taken nor set aside.
+local function waiting(run, group)
+  local state = redis.call('HMGET', run_key(run), 'pairs', 'trimmed')
+  local key = group_key(run, group)
+  local taken = math.max(redis.call('HGET', key, 'taken') or 0, position_of(state[2]))
+  return state[1] - taken - redis.call('ZCOUNT', key .. ':aside', taken + 1, '+inf')
+end
+"""
+)
+
+APPEND_PAIR = (
+    GROUPS
+    + """
 local function append_pair(run, pair, images, version, nonce)
   local position = redis.call('HINCRBY', run_key(run), 'pairs', 1)
-  local fields = {'pair', pair, 'images', images, 'version', version}
-  redis.call('XADD', run_key(run) .. ':log', position .. '-' .. nonce, unpack(fields))
-  redis.call('HSET', run_key(run), 'last', position .. '-' .. nonce)
+  local place = position .. '-' .. nonce
+  redis.call('XADD', run_key(run) .. ':log', place, 'pair', pair, 'images', images,
+    'version', version)
+  redis.call('HSET', run_key(run), 'last', place)
+  local state = redis.call('HMGET', run_key(run), 'retention', 'trimmed')
+  local retention = tonumber(state[1] or '')
+  if retention and position - retention > position_of(state[2]) then
+    cut(run, position - retention)
+  end
   touch_images(images)
   ring('run:' .. run)
 end
 """
+)
 
 PUT = Script("""
 local run, epoch, settings = unpack(ARGV)
@@ -30,12 +65,25 @@ make_run(run, epoch, settings)
 redis.call('HSET', run_key(run), unpack(cjson.decode(settings)))
 """)
 
-GET = Script("""
-local run = run_key(ARGV[1])
-local values = redis.call('HMGET', run, 'epoch', 'pairs', 'window', 'max_staleness', 'stale')
-values[#values + 1] = redis.call('SCARD', run .. ':open')
-return values
-""")
+GET = Script(
+    WAITING
+    + """
+local run = ARGV[1]
+local key = run_key(run)
+if redis.call('EXISTS', key) == 0 then return false end
+local groups = {}
+for _, group in ipairs(redis.call('SMEMBERS', key .. ':groups')) do
+  local g = group_key(run, group)
+  local returned = redis.call('ZCARD', g .. ':again')
+  local leased = redis.call('ZCARD', g .. ':unacked') - returned
+  groups[#groups + 1] = {group, waiting(run, group), leased, returned,
+    redis.call('HMGET', g, 'acknowledged', 'stale', 'missed', 'redelivered')}
+end
+local oldest = redis.call('ZRANGE', key .. ':open', 0, 0, 'WITHSCORES')[2] or ''
+return {redis.call('HGETALL', key), redis.call('ZCARD', key .. ':open'),
+  redis.call('SCARD', key .. ':running'), oldest, groups}
+"""
+)
 
 READ = Script("""
 local run, after, limit = ARGV[1], ARGV[2], ARGV[3]
@@ -63,19 +111,36 @@ class Runs:
         return run
 
     async def get(self, name: str) -> Run | None:
-        epoch, pairs, window, max_staleness, stale, open_jobs = await self._store.run(GET, name)
-        if epoch is None:
+        reply = await self._store.run(GET, name)
+        if reply is None:
             return None
+        flat, open_jobs, running_jobs, oldest, groups = reply
+        fields: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
         return Run(
             name=name,
-            settings=RunSettings(
-                window=int(window),
-                max_staleness=int(max_staleness) if max_staleness else None,
-                stale=stale,
+            settings=RunSettings.model_validate(
+                {key: fields[key] or None for key in RunSettings.model_fields if key in fields}
             ),
-            epoch=epoch,
+            epoch=fields["epoch"],
             open_jobs=open_jobs,
-            pairs=int(pairs),
+            running_jobs=running_jobs,
+            oldest_open_at=moment(oldest) if oldest else None,
+            dead_jobs=int(fields.get("dead", 0)),
+            pairs=int(fields["pairs"]),
+            trimmed=position_of(fields.get("trimmed", "0")),
+            groups=[
+                Group(
+                    name=group,
+                    waiting=waiting,
+                    leased=leased,
+                    returned=returned,
+                    acknowledged=int(counts[0] or 0),
+                    stale=int(counts[1] or 0),
+                    missed=int(counts[2] or 0),
+                    redelivered=int(counts[3] or 0),
+                )
+                for group, waiting, leased, returned, counts in sorted(groups)
+            ],
         )
 
     async def names(self) -> list[str]:

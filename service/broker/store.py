@@ -8,6 +8,7 @@ them together.
 import hashlib
 import random
 import secrets
+from datetime import UTC, datetime
 from typing import Any, Protocol, Self, cast
 
 from redis.asyncio import Redis
@@ -15,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError
 
+from service.broker.errors import NotDurable
 from service.settings import Settings
 
 SOCKET_TIMEOUT_S = 10.0
@@ -55,13 +57,17 @@ local function leave(id)
     redis.call('XACK', lane_key(place[1]), GROUP, place[2])
     redis.call('XDEL', lane_key(place[1]), place[2])
     redis.call('HDEL', job_key(id), 'lane', 'entry')
+    local run = redis.call('HGET', job_key(id), 'run')
+    if run then redis.call('SREM', run_key(run) .. ':running', id) end
   end
 end
 
--- Adds to the job's history, one JSON object a line.
+-- Adds to the job's history, one JSON object a line. Joined as text: cjson would turn [] into {}.
 local function remember(id, error)
-  local past = redis.call('HGET', job_key(id), 'history')
-  local history = past and past .. '\\n' .. error or error
+  local state = redis.call('HMGET', job_key(id), 'attempt', 'owner', 'history')
+  local line = '{"attempt":' .. state[1] .. ',"worker":' .. cjson.encode(state[2] or '') ..
+    ',"at":' .. string.format('%.3f', now() / 1000) .. ',"error":' .. error .. '}'
+  local history = state[3] and state[3] .. '\\n' .. line or line
   redis.call('HSET', job_key(id), 'error', error, 'history', history)
 end
 
@@ -74,7 +80,10 @@ local function conclude(id, status)
   redis.call('ZREM', NS .. ':retries', id)
   redis.call('ZREM', NS .. ':deadlines', id)
   local run = redis.call('HGET', job, 'run')
-  if run then redis.call('SREM', run_key(run) .. ':open', id) end
+  if run then
+    redis.call('ZREM', run_key(run) .. ':open', id)
+    if status == 'dead' then redis.call('HINCRBY', run_key(run), 'dead', 1) end
+  end
   if status == 'dead' then
     redis.call('ZADD', NS .. ':dead', time, id)
   else
@@ -173,6 +182,31 @@ class Store:
         except NoScriptError:  # a new server, or one that was restarted
             return await self.command("EVAL", text, 1, self.tag, *args)
 
+    async def run_durably(self, script: Script, *args: Argument) -> Any:
+        """As `run`; under `durability=fsync`, returns only when the change is on disk.
+
+        Raises: NotDurable.
+        """
+        if self.settings.durability == "server":
+            return await self.run(script, *args)
+        text, sha = self.text(script)
+        timeout = milliseconds(self.settings.fsync_timeout_s)
+        # One connection, because WAITAOF is about the writes of its own.
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.execute_command("EVALSHA", sha, 1, self.tag, *args)
+        pipeline.execute_command("WAITAOF", 1, 0, timeout)
+        reply, synced = await pipeline.execute(raise_on_error=False)
+        if isinstance(reply, NoScriptError):
+            await self.command("SCRIPT", "LOAD", text)
+            return await self.run_durably(script, *args)
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(synced, Exception):
+            raise NotDurable(str(synced))
+        if synced[0] < 1:
+            raise NotDurable(f"no sync within {self.settings.fsync_timeout_s:g} s")
+        return reply
+
     def text(self, script: Script) -> tuple[str, str]:
         """The whole script, and the SHA-1 by which the server knows it."""
         if script not in self._texts:
@@ -190,6 +224,10 @@ class Store:
 
 def milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
+
+
+def moment(milliseconds: str | int | float) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
 
 
 def new_epoch() -> str:

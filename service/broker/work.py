@@ -1,4 +1,4 @@
-"""Jobs as workers see them: claim, renew, finish, fail, retry, release, report progress; and sweep.
+"""Jobs as workers see them: claim, renew, finish, fail, retry, release, report progress.
 
 A claim is a lease on a job. The lease is the idle time of the job's entry in the consumer group;
 the attempt's number is its fence: whoever comes late, after the lease ran out and another worker
@@ -13,14 +13,16 @@ import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue, TypeAdapter
 
 from service.broker.runs import APPEND_PAIR, settings_fields
-from service.broker.store import MAX_BLOCK_S, Script, Store, milliseconds, new_epoch, new_nonce
+from service.broker.store import MAX_BLOCK_S, Script, milliseconds, moment, new_epoch, new_nonce
+from service.broker.upkeep import PROMOTE, Upkeep
 from service.schemas import (
+    Attempt,
     BdhsRequest,
     BdhsResult,
     JobError,
@@ -34,27 +36,6 @@ from service.schemas import (
 EVENT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 MAX_EVENTS = 1000
 """Progress events kept of a job."""
-
-PROMOTE = """
--- Puts jobs whose retry is due back into their lanes.
-local function promote()
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', NS .. ':retries', 0, now(), 'LIMIT', 0, 100)) do
-    redis.call('ZREM', NS .. ':retries', id)
-    redis.call('HSET', job_key(id), 'status', 'queued')
-    enter(id, redis.call('HGET', job_key(id), 'priority') .. ':again')
-  end
-end
-
-local function error_json(code, message, details)
-  return cjson.encode({code = code, message = message, details = details})
-end
-
-local function miss_deadline(id)
-  remember(id, error_json('deadline_exceeded', 'The deadline that the request set has passed.',
-    {attempt = tonumber(redis.call('HGET', job_key(id), 'attempt'))}))
-  conclude(id, 'failed')
-end
-"""
 
 CLAIM = Script(
     PROMOTE
@@ -77,8 +58,9 @@ local function start(id, lane, entry)
   else
     local attempt = redis.call('HINCRBY', job, 'attempt', 1)
     redis.call('HSET', job, 'status', 'running', 'owner', worker, 'started', time)
-    local rest = redis.call('HMGET', job, 'kind', 'request', 'images', 'history')
+    local rest = redis.call('HMGET', job, 'kind', 'request', 'images', 'history', 'run')
     if rest[3] then touch_images(rest[3]) end
+    if rest[5] then redis.call('SADD', run_key(rest[5]) .. ':running', id) end
     ring('job:' .. id)
     claims[#claims + 1] = {id, rest[1], rest[2], attempt, state[3] or '', rest[4] or ''}
   end
@@ -202,67 +184,6 @@ redis.call('XADD', job_key(id) .. ':events', 'MAXLEN', '~', limit, '*', 'event',
 ring('job:' .. id)
 """)
 
-SWEEP = Script(
-    PROMOTE
-    + """
--- One sweeper at a time: the others find that it was done a moment ago.
-if not redis.call('SET', NS .. ':swept', 1, 'NX', 'PX', ARGV[1]) then return end
-promote()
-local time = now()
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', NS .. ':deadlines', 0, time, 'LIMIT', 0, 100)) do
-  miss_deadline(id)
-end
-
-local function expire(id, lane, entry)
-  local state = redis.call('HMGET', job_key(id), 'status', 'entry', 'attempt', 'released', 'owner')
-  if state[2] ~= entry or state[1] ~= 'running' then
-    redis.call('XACK', lane_key(lane), GROUP, entry)
-    if state[2] ~= entry then
-      redis.call('XDEL', lane_key(lane), entry)
-    else  -- read, but not started: back into the lane
-      leave(id)
-      enter(id, redis.call('HGET', job_key(id), 'priority') .. ':again')
-    end
-    return
-  end
-  remember(id, error_json('worker_lost',
-    'Worker ' .. state[5] .. ' stopped renewing its lease while it ran attempt ' .. state[3] .. '.',
-    {worker = state[5], attempt = tonumber(state[3])}))
-  if state[3] - (state[4] or 0) >= MAX_ATTEMPTS then
-    conclude(id, 'dead')
-  else
-    leave(id)
-    redis.call('HSET', job_key(id), 'status', 'queued')
-    enter(id, redis.call('HGET', job_key(id), 'priority') .. ':again')
-    ring('job:' .. id)
-  end
-end
-
-for _, lane in ipairs(LANES) do
-  local cursor = redis.call('HGET', NS .. ':cursors', lane) or '0-0'
-  local reply = redis.pcall('XAUTOCLAIM', lane_key(lane), GROUP, CONSUMER, LEASE_MS, cursor,
-    'COUNT', 100)
-  if not reply.err then
-    redis.call('HSET', NS .. ':cursors', lane, reply[1])
-    for _, entry in ipairs(reply[2]) do
-      if entry and entry[2] then expire(entry[2][2], lane, entry[1]) end
-    end
-  end
-end
-
--- Retention: by age, and by number.
-redis.call('ZREMRANGEBYSCORE', NS .. ':ended', 0, time - RESULT_TTL_MS)
-for _, set in ipairs({'ended', 'dead'}) do
-  local excess = math.min(1000, redis.call('ZCARD', NS .. ':' .. set) - MAX_ENDED)
-  if excess > 0 then
-    for i, id in ipairs(redis.call('ZPOPMIN', NS .. ':' .. set, excess)) do
-      if i % 2 == 1 then redis.call('UNLINK', job_key(id), job_key(id) .. ':events') end
-    end
-  end
-end
-"""
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -279,12 +200,8 @@ class Claim:
     """Why earlier attempts did not succeed, oldest first."""
 
 
-class Work:
+class Work(Upkeep):
     """The worker's half of `Jobs`."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._swept_at = float("-inf")
 
     async def claim(self, worker_id: str, count: int, *, block_s: float) -> list[Claim]:
         """Up to `count` jobs, the most urgent first; waits up to `block_s` for the first.
@@ -390,18 +307,6 @@ class Work:
             PROGRESS, claim.job_id, claim.attempt, EVENT.dump_json(event), MAX_EVENTS
         )
 
-    async def sweep(self) -> None:
-        """Expired leases, missed deadlines, due retries, retention. Cheap to call often."""
-        now = time.monotonic()
-        if now - self._swept_at < self._sweep_every_s:
-            return
-        self._swept_at = now
-        await self._store.run(SWEEP, milliseconds(self._sweep_every_s * 0.9))
-
-    @property
-    def _sweep_every_s(self) -> float:
-        return min(1.0, self._store.settings.lease_s / 4)
-
 
 def oldest_version(pair: Pair) -> int | str:
     """Of the policy-made sides; empty if the policy made none."""
@@ -418,6 +323,8 @@ def claim_from(worker_id: str, values: list[Any]) -> Claim:
         request=model.model_validate_json(request),
         attempt=attempt,
         worker_id=worker_id,
-        deadline_at=datetime.fromtimestamp(int(deadline) / 1000, UTC) if deadline else None,
-        history=tuple(JobError.model_validate_json(line) for line in history.splitlines()),
+        deadline_at=moment(deadline) if deadline else None,
+        history=tuple(
+            Attempt.model_validate_json(line).error for line in history.split("\n") if line
+        ),
     )

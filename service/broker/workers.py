@@ -6,6 +6,11 @@ from service.schemas import WorkerInfo
 BEAT = Script("""
 local id, info, ttl = unpack(ARGV)
 local time = now()
+local before = redis.call('GET', NS .. ':worker:' .. id)
+if not before or
+    cjson.decode(before).weight_version ~= cjson.decode(info).weight_version then
+  ring('weights')
+end
 redis.call('ZADD', NS .. ':workers', time, id)
 redis.call('SET', NS .. ':worker:' .. id, info, 'PX', ttl)
 redis.call('ZREMRANGEBYSCORE', NS .. ':workers', 0, time - ttl)

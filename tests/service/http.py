@@ -2,12 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+
+import httpx
 
 from service.api import Server, create_app
 from service.settings import Settings
 from tests.servers import free_port
+from tests.waiting import until
 
 
 @contextmanager
@@ -18,8 +21,7 @@ def served(settings: Settings) -> Iterator[str]:
 
     async def run() -> None:
         serving = asyncio.create_task(server.serve())
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.005)
+        await until(lambda: _true(server.started or serving.done()))
         started.set()
         await serving
 
@@ -33,3 +35,19 @@ def served(settings: Settings) -> Iterator[str]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the service did not stop"
+
+
+async def sse_events(stream: httpx.Response) -> AsyncIterator[dict[str, str]]:
+    """The events of a stream, each with its id, event and data."""
+    event: dict[str, str] = {}
+    async for line in stream.aiter_lines():
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            event[name] = value
+        elif event:
+            yield event
+            event = {}
+
+
+async def _true(value: bool) -> bool:
+    return value

@@ -7,10 +7,10 @@ from service.schemas import ENDED
 
 KNOWN = re.compile(
     r"lane:(high|normal|low)(:again)?|stats|swept|cursors|open|retries|deadlines|ended|dead|runs"
-    r"|images|workers|worker:.+|key:[0-9a-f]{64}|job:[0-9a-f]{32}(:events)?"
-    r"|run:[^:]+(:open|:log|:groups|:group:[^:]+(:\w+)?)?|weights(:\w+)?"
+    r"|images(_swept)?|workers|worker:.+|key:[0-9a-f]{64}|job:[0-9a-f]{32}(:events)?"
+    r"|run:[^:]+(:open|:running|:log|:groups|:group:[^:]+(:\w+)?)?|weights(:\w+)?"
 )
-FOR_A_TIME = re.compile(r"swept|worker:.+|key:.+")
+FOR_A_TIME = re.compile(r"swept|images_swept|worker:.+|key:.+")
 
 
 async def find_leaks(broker: Broker) -> list[str]:
@@ -30,7 +30,7 @@ async def find_leaks(broker: Broker) -> list[str]:
     dead = set(await redis.zrange(store.key("dead"), 0, -1))
     by_run: set[str] = set()
     for run in await broker.runs.names():
-        by_run |= await redis.smembers(store.key("run", run, "open"))
+        by_run |= set(await redis.zrange(store.key("run", run, "open"), 0, -1))
     retries = set(await redis.zrange(store.key("retries"), 0, -1))
     deadlines = set(await redis.zrange(store.key("deadlines"), 0, -1))
     leaks += [f"{job} is open and does not exist" for job in open_jobs - jobs]
@@ -66,4 +66,28 @@ async def find_leaks(broker: Broker) -> list[str]:
     leaks += [f"{job} is in a lane and does not exist" for job in set(in_lanes) - jobs]
     if leased != running:
         leaks.append(f"{leased} leases for {running} running jobs")
+    for run in await broker.runs.names():
+        leaks += [f"run {run}: {leak}" for leak in await _leaks_of_run(broker, run)]
+    return leaks
+
+
+async def _leaks_of_run(broker: Broker, run: str) -> list[str]:
+    redis, store = broker.store.redis, broker.store
+    leaks: list[str] = []
+    for group in await redis.smembers(store.key("run", run, "groups")):
+
+        def key(name: str, group: str = group) -> str:
+            return store.key("run", run, "group", group, name)
+
+        held = await redis.hgetall(key("held"))
+        leased = [position for positions in held.values() for position in positions.split()]
+        again = await redis.zrange(key("again"), 0, -1)
+        unacked = await redis.zrange(key("unacked"), 0, -1)
+        tries = await redis.hkeys(key("tries"))
+        if sorted(leased + again) != sorted(unacked):
+            leaks.append(f"{group} holds {leased}, has {again} to return, {unacked} unacknowledged")
+        if set(held) != set(await redis.zrange(key("leases"), 0, -1)):
+            leaks.append(f"{group} has leases without pairs, or pairs without a lease")
+        if not set(tries) <= set(unacked):
+            leaks.append(f"{group} counts deliveries of {set(tries) - set(unacked)}")
     return leaks

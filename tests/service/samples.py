@@ -15,6 +15,7 @@ from service.schemas import (
     Pair,
     SampleRequest,
     SampleResult,
+    WeightVersion,
     assistant_turn,
 )
 
@@ -50,7 +51,7 @@ def sample_result() -> SampleResult:
     return SampleResult(responses=[], seed=1)
 
 
-def bdhs_result(claim: Claim, version: int = 0) -> BdhsResult:
+def bdhs_result(claim: Claim, version: int | None = 0) -> BdhsResult:
     request = claim.request
     assert isinstance(request, BdhsRequest)
     pair = Pair(
@@ -70,3 +71,22 @@ def bdhs_result(claim: Claim, version: int = 0) -> BdhsResult:
         created_at=datetime.now(UTC),
     )
     return BdhsResult(pair=pair, trace=None)
+
+
+def weight_version(version: int) -> WeightVersion:
+    return WeightVersion(
+        version=version, kind="lora", location=f"/weights/{version}", manifest_sha256="0" * 64
+    )
+
+
+async def append(
+    broker: Broker, count: int, *, run: str = "r", version: int | None = 0
+) -> list[str]:
+    """Makes pairs, in order, and returns their ids."""
+    made: list[str] = []
+    for _ in range(count):
+        await enqueue_bdhs(broker, run=run)
+        claim = await claim_one(broker)
+        assert await broker.jobs.finish(claim, bdhs_result(claim, version))
+        made.append(claim.job_id)
+    return made

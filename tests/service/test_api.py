@@ -11,7 +11,7 @@ from service.broker import Broker
 from service.schemas import WorkerInfo
 from service.settings import Settings
 from tests.servers import Server
-from tests.service.http import served
+from tests.service.http import served, sse_events
 from tests.service.samples import claim_one, enqueue, png, sample_result
 
 pytestmark = pytest.mark.asyncio
@@ -75,7 +75,7 @@ async def test_progress_is_streamed_and_resumed(http: httpx.AsyncClient, worker:
     events: list[dict[str, str]] = []
     async with http.stream("GET", path) as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
-        async for event in _events(stream):
+        async for event in sse_events(stream):
             events.append(event)
             if len(events) == 2:
                 break
@@ -85,7 +85,7 @@ async def test_progress_is_streamed_and_resumed(http: httpx.AsyncClient, worker:
     await worker.jobs.progress(claim, {"step": 2})
     await worker.jobs.finish(claim, sample_result())
     async with http.stream("GET", path, headers={"Last-Event-ID": events[0]["id"]}) as stream:
-        rest = [event async for event in _events(stream)]
+        rest = [event async for event in sse_events(stream)]
     assert [json.loads(event["data"]) for event in rest] == [
         {"step": 2},
         {"status": "succeeded", "attempt": 1, "error": None},
@@ -94,17 +94,6 @@ async def test_progress_is_streamed_and_resumed(http: httpx.AsyncClient, worker:
     assert over.status_code == 204
     bad = await http.get(path, headers={"Last-Event-ID": "x"})
     assert bad.status_code == 422
-
-
-async def _events(stream: httpx.Response):  # pyright: ignore
-    event: dict[str, str] = {}
-    async for line in stream.aiter_lines():
-        if line:
-            name, _, value = line.partition(": ")
-            event[name] = value
-        elif event:
-            yield event
-            event = {}
 
 
 async def test_images_are_stored_once(http: httpx.AsyncClient) -> None:

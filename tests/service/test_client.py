@@ -10,7 +10,8 @@ from service.broker import Broker
 from service.client import AsyncClient, Client, ProblemError, image_data
 from service.schemas import BdhsRequest, JobError, RunSettings, SampleRequest
 from tests.servers import Server
-from tests.service.samples import bdhs_result, claim_one, png, sample_result
+from tests.service.samples import append, bdhs_result, claim_one, png, sample_result, weight_version
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -76,6 +77,63 @@ async def test_a_full_window_is_waited_for(url: str, worker: Broker) -> None:
         await second
 
 
+async def test_batches_are_leased_kept_and_acknowledged(
+    client: AsyncClient, worker: Broker
+) -> None:
+    pairs = await append(worker, 3)
+    seen: list[str] = []
+    async for batch in client.batches("r", size=2, min_size=1, lease_s=0.06, idle_s=0.2):
+        assert [delivery.count for delivery in batch.deliveries] == [1] * len(batch.pairs)
+        if not seen:
+            await asyncio.sleep(0.2)  # longer than the lease, which is kept meanwhile
+        assert not batch.lost
+        seen += [pair.pair_id for pair in batch.pairs]
+        await batch.ack()
+    assert seen == pairs
+    [group] = (await client.run("r")).groups
+    assert (group.acknowledged, group.redelivered) == (3, 0)
+
+
+async def test_batches_of_a_dead_subscriber_are_delivered_again(
+    client: AsyncClient, url: str, worker: Broker
+) -> None:
+    pairs = await append(worker, 2)
+    async with AsyncClient(url) as dying:
+        batch = await anext(dying.batches("r", size=2, lease_s=0.05))
+        assert [pair.pair_id for pair in batch.pairs] == pairs
+    again = await anext(client.batches("r", size=2))
+    assert [pair.pair_id for pair in again.pairs] == pairs
+    assert [delivery.count for delivery in again.deliveries] == [2, 2]
+    with pytest.raises(ProblemError, match="410 lease_lost"):
+        await client._transport.ack("r", batch.batch.lease)  # pyright: ignore
+    await again.nack()
+    await (await anext(client.batches("r", size=2))).ack()
+
+
+async def test_a_lost_lease_is_noticed(client: AsyncClient, worker: Broker) -> None:
+    await append(worker, 1)
+    batch = await anext(client.batches("r", size=1, lease_s=0.03))
+    await worker.batches.nack("r", batch.batch.lease)
+
+    async def lost() -> bool:
+        return batch.lost
+
+    await until(lost)
+
+
+async def test_batches_of_no_run(client: AsyncClient) -> None:
+    with pytest.raises(ProblemError, match="404 run_not_found"):
+        await anext(client.batches("nowhere"))
+
+
+async def test_versions_are_announced(client: AsyncClient) -> None:
+    assert (await client.weights()).newest is None
+    assert (await client.announce(weight_version(2))).newest == weight_version(2)
+    with pytest.raises(ProblemError, match="409 version_not_newer"):
+        await client.announce(weight_version(1))
+    assert (await client.weights(settled=2, wait_s=5)).newest == weight_version(2)
+
+
 @pytest.mark.parametrize("how", ["http", "redis"])
 async def test_the_client_that_does_not_await(
     url: str, server: Server, worker: Broker, how: str
@@ -89,6 +147,13 @@ async def test_the_client_that_does_not_await(
             assert client.image(pair.images[0]) == png()
             assert client.job(job.id) == done
             assert not client.health().workers
+            for batch in client.batches("r", size=1, idle_s=0):
+                batch.nack()
+                break
+            for batch in client.batches("r", size=1, idle_s=0):
+                assert batch.pairs == [pair]
+                batch.ack()
+            assert client.run("r").groups[0].acknowledged == 1
             return pair.pair_id
 
     using = asyncio.create_task(asyncio.to_thread(use))

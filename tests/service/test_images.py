@@ -1,7 +1,19 @@
+"""Images: stored once, kept while somebody names them."""
+
 import pytest
 
 from service.broker import Broker, ImageGone
-from tests.service.samples import png
+from service.schemas import JobError
+from service.settings import Settings
+from tests.service.leaks import find_leaks
+from tests.service.samples import (
+    bdhs_result,
+    claim_one,
+    enqueue,
+    enqueue_bdhs,
+    png,
+    sample_result,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -19,3 +31,74 @@ async def test_an_image_that_is_not_there_says_so(broker: Broker) -> None:
     assert not await broker.images.exists("sha256:0")
     with pytest.raises(ImageGone, match="No image sha256:0 is stored"):
         await broker.images.get("sha256:0")
+
+
+async def test_the_sweep_removes_what_nobody_names(settings: Settings) -> None:
+    """An age of nearly nothing, so that only being named keeps an image."""
+    async with Broker.connect(settings.model_copy(update={"image_ttl_s": 0.001})) as broker:
+        stray, open_job, dead, pair, ended = [
+            await broker.images.put(png(colour))
+            for colour in ("red", "blue", "green", "white", "black")
+        ]
+        job = await enqueue(broker, images=[dead])
+        await broker.jobs.retry(
+            await claim_one(broker), JobError(code="x", message="x"), give_up=True
+        )
+        await enqueue_bdhs(broker, run="r", images=[pair])
+        claim = await claim_one(broker)
+        await broker.jobs.finish(claim, bdhs_result(claim))
+        await enqueue(broker, images=[ended])
+        await broker.jobs.finish(await claim_one(broker), sample_result())
+        await enqueue(broker, images=[open_job])
+
+        assert await _sweep(broker) == 2
+        for ref in (open_job, dead, pair):
+            assert await broker.images.exists(ref)
+            assert await broker.store.redis.ttl(f"prefstream:image:{ref[7:]}") == -1
+        for ref in (stray, ended):
+            assert not await broker.images.exists(ref)
+            assert await broker.store.redis.ttl(f"prefstream:image:{ref[7:]}") > 0
+        with pytest.raises(ImageGone):
+            await enqueue(broker, images=[stray])
+
+        assert await broker.images.put(png("red")) == stray  # before its bytes are gone
+        assert await broker.store.redis.ttl(f"prefstream:image:{stray[7:]}") == -1
+        await enqueue(broker, images=[stray])
+        revived = await broker.jobs.revive(job.id)
+        assert revived
+        assert revived.status == "queued"
+        assert await _sweep(broker) == 0
+        assert await find_leaks(broker) == []
+
+
+async def test_a_young_image_stays(broker: Broker) -> None:
+    ref = await broker.images.put(png())
+    assert await _sweep(broker) == 0
+    assert await broker.images.exists(ref)
+
+
+async def test_naming_an_image_makes_it_young(settings: Settings) -> None:
+    async with Broker.connect(settings) as broker:
+        ref = await broker.images.put(png())
+        key = broker.store.key("images")
+
+        async def age() -> None:
+            await broker.store.redis.zadd(key, {ref: 1})
+
+        async def young() -> bool:
+            return float(await broker.store.redis.zscore(key, ref)) > 1
+
+        await age()
+        await enqueue_bdhs(broker, run="r", images=[ref])
+        assert await young()
+        await age()
+        claim = await claim_one(broker)
+        assert await young()
+        await age()
+        await broker.jobs.finish(claim, bdhs_result(claim))
+        assert await young()
+
+
+async def _sweep(broker: Broker) -> int:
+    await broker.store.redis.delete(broker.store.key("images_swept"))
+    return await broker.images.sweep()

@@ -22,6 +22,7 @@ from tests.service.samples import (
     sample_request,
     sample_result,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -309,5 +310,8 @@ async def test_a_lost_reply_enqueues_once(broker: Broker, monkeypatch: pytest.Mo
 
 async def _until_blocked(broker: Broker) -> None:
     """Until some client waits in a blocking read."""
-    while not (await broker.store.redis.info("clients"))["blocked_clients"]:
-        await asyncio.sleep(0)
+
+    async def blocked() -> bool:
+        return (await broker.store.redis.info("clients"))["blocked_clients"] > 0
+
+    await until(blocked)

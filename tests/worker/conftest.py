@@ -20,7 +20,14 @@ async def engine(
     """An engine in float32 on a random checkpoint of each supported family, in turn."""
     folder = getattr(checkpoints, request.param)(tmp_path_factory.mktemp(request.param))
     engine = Engine(
-        WorkerSettings(model=str(folder), dtype="float32", enforce_eager=True, max_num_seqs=32)
+        WorkerSettings(
+            model=str(folder),
+            dtype="float32",
+            enforce_eager=True,
+            max_num_seqs=32,
+            gpu_memory_utilization=0.1,
+            max_lora_rank=16,
+        )
     )
     await engine.start()
     yield engine

@@ -50,7 +50,10 @@ class Oracle:
                 return_dict_in_generate=True,
             )
         ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        scores = [torch.log_softmax(step[0], -1)[i].item() for step, i in zip(out.logits, ids)]
+        scores = [
+            torch.log_softmax(step[0], -1)[i].item()
+            for step, i in zip(out.logits, ids, strict=True)
+        ]
         return Written(ids, scores)
 
 

@@ -1,4 +1,4 @@
-"""A worker from queue to pair, on a real engine and a real server, and what it does when parts fail."""
+"""A worker from queue to pair, on a real engine and a real server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

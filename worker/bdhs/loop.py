@@ -59,9 +59,7 @@ async def make_rejected(
             text, spans, traces = await _generate_freely(rng, policy, kept)
         score = await similarity(text, request.reference)
         iterations.append(
-            IterationTrace(
-                guided=guided, kept=kept, sentences=traces, text=text, similarity=score
-            )
+            IterationTrace(guided=guided, kept=kept, sentences=traces, text=text, similarity=score)
         )
         if last or score < request.similarity_threshold:
             trace = BdhsTrace(
@@ -84,14 +82,10 @@ class _Cut:
     seed: int
 
 
-def _draw_cut(
-    request: BdhsRequest, place: sentences.Sentence, rng: Random, policy: Policy
-) -> _Cut:
+def _draw_cut(request: BdhsRequest, place: sentences.Sentence, rng: Random, policy: Policy) -> _Cut:
     reference = request.reference
     text = reference[place.start : place.end]
-    swapped = (
-        request.swap_yes_no and cuts.leading_yes_no(text) is not None and rng.random() < 0.5
-    )
+    swapped = request.swap_yes_no and cuts.leading_yes_no(text) is not None and rng.random() < 0.5
     if swapped:
         text = cuts.swap_yes_no(text)
     token_ends = policy.token_ends(reference[: place.start] + text + reference[place.end :])

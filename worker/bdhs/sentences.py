@@ -5,6 +5,7 @@ as the same splitter sees it, so that "3.5" and "Dr. Smith" end nothing.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 from sentencex import segment  # type: ignore[import-untyped]
 
@@ -50,4 +51,4 @@ def sentence_end(prefix: str, continuation: str) -> int | None:
 
 
 def _segments(text: str) -> list[str]:
-    return segment(LANGUAGE, text) if text else []
+    return cast(list[str], segment(LANGUAGE, text)) if text else []

@@ -10,10 +10,10 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from service.schemas import ImageView
 from worker.plugin.masking import MaskingModel, MaskingProcessor
 
+TOWER_NAME = re.compile(r"^(model\.)?vision_tower\.(?!vision_model\.)")
+
 TOWER_NAMES = WeightsMapper(
-    orig_to_new_regex={
-        re.compile(r"^(model\.)?vision_tower\.(?!vision_model\.)"): "vision_tower.vision_model."
-    }
+    orig_to_new_regex={TOWER_NAME: "vision_tower.vision_model."}  # pyright: ignore[reportArgumentType]
 )
 """transformers 5 leaves out a level in the names of the CLIP tower that vLLM 0.32 expects."""
 
@@ -34,7 +34,10 @@ class MaskedModel(MaskingModel, llava.LlavaForConditionalGeneration):
 
 
 def views(info: Any, width: int, height: int) -> list[ImageView]:
-    """How the tokens of a picture of this size (pixels) cover it; `info` is vLLM's processing info."""
+    """How the tokens of a picture of this size (pixels) cover it.
+
+    `info` is vLLM's processing info of the model.
+    """
     return [base_view(info)]
 
 

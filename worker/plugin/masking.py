@@ -10,7 +10,7 @@ item's hash: two masks of one image never share cached embeddings or key-value b
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import BatchFeature
@@ -35,7 +35,7 @@ class MaskingProcessor:
         self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
     ) -> BatchFeature:
         hf_kwargs = dict(hf_kwargs)
-        kept = hf_kwargs.pop(KEPT, None)
+        kept = cast(Sequence[int] | None, hf_kwargs.pop(KEPT, None))
         processed = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
         # When every image is cached already, vLLM asks for no image at all.
         if mm_items.get_count("image", strict=False):
@@ -75,7 +75,8 @@ class MaskingProcessor:
         image_token = self.info.get_hf_config().image_token_index
 
         def placeholder(index: int) -> list[int]:
-            return [image_token] * int(out_mm_kwargs["image"][index][MASK].data.sum())
+            mask = cast(torch.Tensor, out_mm_kwargs["image"][index][MASK].data)
+            return [image_token] * int(mask.sum())
 
         return [PromptReplacement("image", target=[image_token], replacement=placeholder)]
 

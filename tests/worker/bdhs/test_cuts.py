@@ -46,6 +46,8 @@ def test_swap_keeps_case_and_all_else(sentence: str, swapped: str) -> None:
     assert swap_yes_no(swapped) == sentence
 
 
-@pytest.mark.parametrize("sentence", ["Nobody is there.", "Note it.", "Yesterday", "YES", "I say no"])
+@pytest.mark.parametrize(
+    "sentence", ["Nobody is there.", "Note it.", "Yesterday", "YES", "I say no"]
+)
 def test_what_is_no_answer_is_not_swapped(sentence: str) -> None:
     assert leading_yes_no(sentence) is None

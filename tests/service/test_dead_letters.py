@@ -1,0 +1,111 @@
+"""Dead letters, lists, retention."""
+
+import httpx
+
+from service.broker import Broker
+from service.schemas import Job, JobError, JobStatus
+from service.settings import Settings
+from tests.service.leaks import find_leaks
+from tests.service.samples import claim_one, enqueue, enqueue_bdhs, sample_result
+
+OOPS = JobError(code="oops", message="It broke.", details={"list": [], "map": {}})
+
+
+async def kill(broker: Broker, **fields: object) -> Job:
+    job = await enqueue_bdhs(broker, **fields)
+    for number in range(3):
+        await broker.jobs.retry(await claim_one(broker, f"w{number}"), OOPS)
+    dead = await broker.jobs.get(job.id)
+    assert dead
+    assert dead.status == JobStatus.dead
+    return dead
+
+
+async def test_a_dead_letter_knows_its_history(broker: Broker) -> None:
+    job = await kill(broker)
+    assert job.error == OOPS
+    assert [(a.attempt, a.worker, a.error) for a in job.history] == [
+        (1, "w0", OOPS),
+        (2, "w1", OOPS),
+        (3, "w2", OOPS),
+    ]
+    assert job.history[0].at <= job.history[-1].at
+    assert job.finished_at
+
+
+async def test_a_dead_letter_is_revived(broker: Broker) -> None:
+    job = await kill(broker, run="r", deadline_s=3600, priority="high")
+    assert await broker.store.redis.ttl(broker.store.key("job", job.id)) == -1
+    revived = await broker.jobs.revive(job.id)
+    assert revived
+    assert (revived.status, revived.finished_at) == (JobStatus.queued, None)
+    for attempt in (4, 5, 6):
+        claim = await claim_one(broker)
+        assert claim.attempt == attempt
+        await broker.jobs.retry(claim, OOPS)
+    again = await broker.jobs.get(job.id)
+    assert again
+    assert (again.status, len(again.history)) == (JobStatus.dead, 6)
+    assert await broker.jobs.revive("0" * 32) is None
+
+
+async def test_lists_are_read_in_pages(broker: Broker) -> None:
+    jobs = [await enqueue(broker) for _ in range(5)]
+    ids = [job.id for job in sorted(jobs, key=lambda job: (job.created_at, job.id))]
+    first = await broker.jobs.page("open", before=None, limit=3)
+    assert [job.id for job in first.jobs] == ids[:1:-1]
+    rest = await broker.jobs.page("open", before=first.before, limit=3)
+    assert [job.id for job in rest.jobs] == ids[1::-1]
+    assert rest.before is None
+    assert (await broker.jobs.page("ended", before=None, limit=3)).jobs == []
+
+
+async def test_over_http(http: httpx.AsyncClient, worker: Broker) -> None:
+    dead, other = await kill(worker, run="r"), await kill(worker, run="r")
+    await enqueue(worker, run="r")
+    listed = (await http.get("/jobs?state=dead")).json()["jobs"]
+    assert [job["id"] for job in listed] == [other.id, dead.id]
+    assert [a["error"]["code"] for a in listed[0]["history"]] == ["oops"] * 3
+    retried = await http.post(f"/jobs/{dead.id}/retry")
+    assert (retried.status_code, retried.json()["status"]) == (200, "queued")
+    assert (await http.post("/jobs/x/retry")).status_code == 404
+    assert (await http.delete("/jobs")).status_code == 422
+    assert (await http.delete("/jobs?state=dead")).json() == {"purged": 1}
+    assert (await http.get(f"/jobs/{other.id}")).status_code == 404
+    assert (await http.get("/jobs?state=dead")).json() == {"jobs": [], "before": None}
+    [run] = (await http.get("/runs")).json()
+    assert (run["name"], run["open_jobs"], run["dead_jobs"]) == ("r", 2, 2)
+    done = await enqueue(worker, priority="high")
+    await worker.jobs.finish(await claim_one(worker), sample_result())
+    assert (await http.post(f"/jobs/{done.id}/retry")).status_code == 409
+
+
+async def test_ended_jobs_are_kept_up_to_a_number(settings: Settings) -> None:
+    few = settings.model_copy(update={"max_ended_jobs": 3, "lease_s": 0.01})
+    async with Broker.connect(few) as broker:
+        ended: list[Job] = []
+        for _ in range(5):
+            ended.append(await enqueue(broker))
+            await broker.jobs.finish(await claim_one(broker), sample_result())
+        dead = [await kill(broker) for _ in range(5)]
+
+        async def kept(jobs: list[Job]) -> list[bool]:
+            await broker.store.redis.delete(broker.store.key("swept"))
+            await Broker(broker.store).jobs.sweep()
+            return [await broker.jobs.get(job.id) is not None for job in jobs]
+
+        assert await kept(ended) == [False, False, True, True, True]
+        assert await kept(dead) == [False, False, True, True, True]
+        assert await find_leaks(broker) == []
+
+
+async def test_ended_jobs_are_kept_for_a_time(settings: Settings) -> None:
+    brief = settings.model_copy(update={"result_ttl_s": 0.001, "lease_s": 0.01})
+    async with Broker.connect(brief) as broker:
+        job = await enqueue(broker)
+        await broker.jobs.finish(await claim_one(broker), sample_result())
+        while await broker.jobs.get(job.id):
+            pass
+        await broker.store.redis.delete(broker.store.key("swept"))
+        await Broker(broker.store).jobs.sweep()
+        assert await broker.store.redis.zcard(broker.store.key("ended")) == 0

@@ -1,0 +1,29 @@
+"""LoRA adapters with weights that matter, made by peft on a test checkpoint."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForImageTextToText
+
+LANGUAGE_MODEL = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+
+
+def make_adapter(
+    checkpoint: str, folder: Path, *, seed: int, rank: int = 8, targets: str = LANGUAGE_MODEL
+) -> Path:
+    """Saves an adapter whose B is not zero, so that it changes what is written."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05, generator=generator)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def adapted_model(checkpoint: str, adapter: Path) -> PeftModel:
+    """The oracle: transformers and peft on the published files."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    return PeftModel.from_pretrained(model, adapter).eval()

@@ -1,0 +1,115 @@
+"""Which pairs a trainer holds, has used, has in a checkpoint, and has acknowledged.
+
+The promise: in the line of a trainer's checkpoints no pair is lost and none counts twice. It rests
+on two rules. A lease is acknowledged only when all its pairs are in a checkpoint, and renewed until
+then; so what no checkpoint contains is delivered again. A checkpoint lists the pairs in it that are
+not known to be acknowledged; so what is delivered again, and is in it, is known and not used again.
+"""
+
+import threading
+from collections.abc import Iterable
+from typing import Protocol
+
+import structlog
+
+from service.schemas import Batch, Pair
+from trainer.patience import is_away, is_gone
+
+log = structlog.get_logger()
+
+
+class Lease(Protocol):
+    """What is used of `service.client.LeasedBatch`, which renews itself until it is settled."""
+
+    batch: Batch
+
+    def ack(self) -> None: ...
+    def nack(self) -> None: ...
+
+
+class Ledger:
+    """Of one process, the only one that leases. Its methods may be called from several threads."""
+
+    def __init__(self, saved: Iterable[str] = ()) -> None:
+        """`saved`: what the checkpoint that is resumed lists (`unacknowledged` of its record)."""
+        self._lock = threading.Lock()
+        self._leases: dict[str, Lease] = {}
+        self._held: set[str] = set()  # delivered, not used yet
+        self._used: set[str] = set()  # used, in no checkpoint yet
+        self._saved = set(saved)  # in a checkpoint, not acknowledged
+        self.repeated = 0
+        """Pairs delivered again that were known, and so not used again."""
+
+    def admit(self, lease: Lease) -> list[Pair]:
+        """Takes a lease on. Returns those of its pairs that are new to this line."""
+        with self._lock:
+            self._leases[lease.batch.lease] = lease
+            known = self._held | self._used | self._saved
+            new = [pair for pair in lease.batch.pairs if pair.pair_id not in known]
+            self._held |= {pair.pair_id for pair in new}
+            self.repeated += len(lease.batch.pairs) - len(new)
+        if not new:
+            self.settle()
+        return new
+
+    def use(self, pair_ids: Iterable[str]) -> None:
+        """An optimizer step has used these, or they were found unusable for ever."""
+        with self._lock:
+            ids = set(pair_ids)
+            self._held -= ids
+            self._used |= ids
+
+    def unacknowledged(self) -> list[str]:
+        """What a checkpoint of this moment has to list."""
+        with self._lock:
+            return sorted(self._saved | self._used)
+
+    def save(self, pair_ids: Iterable[str]) -> None:
+        """A checkpoint that contains and lists these is complete, on disk."""
+        with self._lock:
+            ids = set(pair_ids)
+            self._used -= ids
+            self._saved |= ids
+
+    def settle(self) -> int:
+        """Acknowledges the leases whose pairs are all in a checkpoint. Returns how many pairs.
+
+        If the service is away they stay, to be settled another time.
+        """
+        with self._lock:
+            ready = [
+                lease
+                for lease in self._leases.values()
+                if all(pair.pair_id in self._saved for pair in lease.batch.pairs)
+            ]
+            for lease in ready:  # another thread must not take them as well
+                del self._leases[lease.batch.lease]
+        acknowledged = 0
+        for lease in ready:
+            try:
+                lease.ack()
+            except Exception as error:
+                if is_away(error):
+                    with self._lock:
+                        self._leases[lease.batch.lease] = lease
+                elif not is_gone(error):  # gone: it comes again, and is known
+                    raise
+                log.warning("batch not acknowledged", lease=lease.batch.lease, reason=str(error))
+            else:
+                with self._lock:
+                    self._saved -= {pair.pair_id for pair in lease.batch.pairs}
+                acknowledged += len(lease.batch.pairs)
+        return acknowledged
+
+    def close(self) -> None:
+        """Settles what can be, and hands the rest back: no checkpoint has it."""
+        self.settle()
+        with self._lock:
+            rest, self._leases = list(self._leases.values()), {}
+        for lease in rest:
+            try:
+                lease.nack()
+            except Exception as error:
+                if not (is_away(error) or is_gone(error)):
+                    raise
+                log.warning("batch not handed back", lease=lease.batch.lease, reason=str(error))

@@ -1,0 +1,138 @@
+"""Settings of a trainer: `PREFSTREAM_TRAINER_<NAME>`, a TOML file, or `prefstream train --…`.
+
+The command line goes before the environment, and the environment before the file. Defaults are the
+paper's (arXiv 2407.02477, appendix on hyper-parameters) where it has one.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from service.schemas import GroupName, RunName
+
+Loss = Literal["dpo", "ipo", "slic"]
+
+BETAS: dict[Loss, float] = {"dpo": 0.1, "ipo": 0.9, "slic": 0.1}
+"""A middle value of those that the paper searched."""
+
+
+class TrainerSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PREFSTREAM_TRAINER_", extra="forbid")
+
+    url: str = "http://127.0.0.1:8000"
+    """The service (http://, https://), or inside the cluster its server (redis://, rediss://)."""
+    api_key: SecretStr | None = None
+    """The service's, if it asks for one."""
+    namespace: str | None = None
+    """The service's, if it is not the default one; for redis:// addresses."""
+    run: RunName = "main"
+    """The run whose pairs are trained on."""
+    group: GroupName = "trainer"
+    """The subscriber group. The group `trainer` gates the run's window."""
+    lease_s: float = Field(default=60.0, gt=0, le=24 * 3600)
+    """Seconds without renewal after which a dead trainer's pairs are delivered again. They are
+    renewed every third of it."""
+
+    model: str = "toy"
+    """The policy before training, and the reference model: a local folder, a hub name, or `toy`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen weights; adapters are float32. auto: bfloat16 on a GPU, float32 on a CPU."""
+    output: Path = Path("train-out")
+    """Folder of the checkpoints, the TensorBoard logs and the list of the pairs of each step."""
+
+    loss: Loss = "dpo"
+    """The paper runs all three. TRL calls them sigmoid, ipo and hinge."""
+    beta: float | None = Field(default=None, gt=0)
+    """β of the loss. Searched: dpo 0.05, 0.1, 0.2, 0.5; ipo 0.8, 0.9, 1.0; slic 0.02, 0.1, 0.2.
+    By default 0.1, 0.9, 0.1."""
+    nll_weight: float = Field(default=0.0, ge=0)
+    """Weight of the chosen side's negative log-likelihood (per token), added to the loss. TRL's
+    `sft` loss; 0: none, as in the paper."""
+    lora_rank: int = Field(default=128, ge=1)
+    """Paper: 128. Workers must allow it (vLLM's `max_lora_rank`)."""
+    lora_alpha: int = Field(default=256, ge=1)
+    """Paper: 256, twice the rank."""
+    target_modules: str | None = None
+    """Regular expression of the full names of the modules that get an adapter. By default all
+    linear layers of the language model, which is all that workers can serve."""
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Searched: 1e-7 to 5e-6, for LLaVA 1.6-7B."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate. A live stream has no natural end for it to fall towards."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps over which the learning rate rises from 0."""
+    batch_size: int = Field(default=16, ge=1)
+    """Pairs of an optimizer step, over all processes. Searched: 16, 32, 48."""
+    device_batch_size: int = Field(default=4, ge=1)
+    """Pairs that one process holds in memory at once, at most; the rest is accumulated."""
+    steps: int = Field(default=1000, ge=1)
+    """Optimizer steps, those before a resume included."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """0: gradients are not clipped."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, some 20 % more time."""
+    seed: int = Field(default=0, ge=0)
+    """Of the adapter's first weights, before the first step."""
+
+    read_ahead: int = Field(default=1, ge=0)
+    """Steps whose pairs are fetched and processed while another step computes. Each makes the
+    pairs one step older."""
+    checkpoint_every: int = Field(default=20, ge=1)
+    """Optimizer steps between checkpoints. Pairs are acknowledged at a checkpoint, so this many
+    steps are computed again, at most, after a crash."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Older ones are removed."""
+    log_every: int = Field(default=1, ge=1)
+    """Optimizer steps between two rows of figures."""
+
+    weights: str | None = None
+    """The weight store that workers read: a folder or an fsspec URL (`s3://…`). By default
+    `weights` in the output folder."""
+    publish_every: int = Field(default=10, ge=0)
+    """Optimizer steps between published versions; 0: nothing is published."""
+    publish_wait: Literal["none", "all"] = "none"
+    """all: after publishing, wait until every live worker serves the version or has refused it."""
+    publish_wait_s: float = Field(default=300.0, gt=0)
+    """Seconds of that wait, at most."""
+    keep_versions: int = Field(default=4, ge=2)
+    """Older ones are removed from the store; workers serve from copies of their own."""
+
+    @model_validator(mode="after")
+    def _follow_on(self) -> "TrainerSettings":
+        if self.beta is None:
+            self.beta = BETAS[self.loss]
+        if self.weights is None:
+            self.weights = str(self.output.absolute() / "weights")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def read_settings(config: Path | None, given: dict[str, Any]) -> TrainerSettings:
+    """Settings from what the command line gave (None: nothing), the environment, and a TOML file.
+
+    Raises: pydantic.ValidationError, OSError, tomllib.TOMLDecodeError.
+    """
+
+    class Configured(TrainerSettings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    if config is not None and not config.is_file():  # pydantic-settings would pass over it
+        raise FileNotFoundError(f"There is no file {config}.")
+    return Configured(**{name: value for name, value in given.items() if value is not None})

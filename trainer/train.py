@@ -1,0 +1,339 @@
+"""Training on the live stream: TRL's DPOTrainer, with our stream, ledger and publisher around it.
+
+`train` reads from top to bottom as what happens. One process or several (accelerate): all run it,
+and rank 0 alone talks to the service, keeps the ledger and writes what is not the trainer's own.
+"""
+
+import importlib.metadata
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from service.client import Client
+from trainer import checkpoint
+from trainer.adapter import lora_config
+from trainer.checkpoint import Record
+from trainer.journal import Journal
+from trainer.ledger import Ledger
+from trainer.patience import Patience, Stopped
+from trainer.publish import Publisher
+from trainer.settings import Loss, TrainerSettings
+from trainer.stream import Pairs, Stream, placeholder
+
+log = structlog.get_logger()
+
+LOSS_TYPES: dict[Loss, str] = {"dpo": "sigmoid", "ipo": "ipo", "slic": "hinge"}
+"""TRL's names. Its IPO is per token, its SLiC a hinge at 1 on β · margin."""
+
+PATIENCE_S = 5.0
+"""How long the client repeats a call by itself. Beyond that the trainer says what it waits for."""
+
+
+class BadRun(ValueError):
+    """The settings do not go together, with each other or with the checkpoints that are there."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended."""
+
+    step: int
+    """Optimizer steps, those before a resume included."""
+    version: int
+    """Newest weight version that was published; 0: none."""
+    finished: bool
+    """All steps were taken; otherwise it was asked to stop."""
+
+
+def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
+    """Trains until `settings.steps`, or until `stop` is set: then it saves, acknowledges, leaves.
+
+    Resumes from the newest complete checkpoint in `settings.output`, if there is one.
+
+    Raises: BadRun, adapter.Unservable; and whatever is no matter of waiting.
+    """
+    state = PartialState()
+    resumed = _resume_from(settings, state)
+    record = Record.read(resumed) if resumed else None
+    _check(settings, state, record)
+    start = record.step if record else 0
+    if state.is_main_process:
+        if record:
+            log.info("resuming", checkpoint=str(resumed), step=start, pairs=record.pairs)
+        else:
+            log.info("starting anew", model=settings.model, output=str(settings.output))
+    version = record.version if record else 0
+    if start >= settings.steps:
+        log.info("nothing to do: all steps were taken", steps=settings.steps)
+        return Outcome(start, version, True)
+
+    with _desk(settings, state, record, stop) as desk:
+        stream = Stream(
+            desk.pairs if desk else None,
+            steps=settings.steps - start,
+            batch_size=settings.batch_size,
+            device_batch_size=_device_batch_size(settings, state),
+            read_ahead=settings.read_ahead,
+            rank=state.process_index,
+            processes=state.num_processes,
+        )
+        trainer = build_trainer(settings, stream, state.num_processes)
+        bookkeeping = Bookkeeping(settings, trainer, stream, desk)
+        trainer.add_callback(bookkeeping)
+        stream.start(trainer.data_collator)
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        step = trainer.state.global_step
+        version = desk.publisher.version if desk else version
+    state.wait_for_everyone()
+    if state.is_main_process:
+        done = "finished" if step >= settings.steps else "stopped; the same command resumes"
+        log.info(done, step=step, of=settings.steps, version=version)
+    return Outcome(step, version, step >= settings.steps)
+
+
+class StreamTrainer(DPOTrainer):
+    """TRL's, with the stream in place of a data loader."""
+
+    def __init__(self, stream: Stream, **arguments: Any) -> None:
+        self.stream = stream
+        super().__init__(train_dataset=placeholder(), **arguments)
+
+    def get_train_dataloader(self) -> Any:
+        return self.stream
+
+
+def build_trainer(settings: TrainerSettings, stream: Stream, processes: int = 1) -> StreamTrainer:
+    """The policy with a fresh adapter; the reference model is the same under a disabled one."""
+    name = model_path(settings.model)
+    on_gpu = torch.cuda.is_available()
+    half = settings.dtype == "bfloat16" or (
+        settings.dtype == "auto" and on_gpu and torch.cuda.is_bf16_supported()
+    )
+    model = AutoModelForImageTextToText.from_pretrained(
+        name, dtype=torch.bfloat16 if half else torch.float32
+    )
+    adapter = lora_config(
+        model,
+        rank=settings.lora_rank,
+        alpha=settings.lora_alpha,
+        target_modules=settings.target_modules,
+    )
+    share = settings.batch_size // processes
+    per_pass = stream.device_batch_size
+    nll = settings.nll_weight > 0
+    arguments = DPOConfig(
+        output_dir=str(settings.output),
+        loss_type=[LOSS_TYPES[settings.loss], *(["sft"] if nll else [])],
+        loss_weights=[1.0, settings.nll_weight] if nll else None,
+        beta=settings.beta,  # pyright: ignore[reportArgumentType]
+        max_length=None,  # a cut would go through the image's tokens
+        max_steps=settings.steps,
+        per_device_train_batch_size=per_pass,
+        gradient_accumulation_steps=share // per_pass,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=(
+            "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+        ),
+        warmup_steps=settings.warmup_steps,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=half,
+        use_cpu=not on_gpu,
+        seed=settings.seed,
+        ddp_find_unused_parameters=False,  # every adapter takes part in every pass
+        ignore_data_skip=True,  # a resumed stream goes on where it was
+        save_strategy="steps",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=None,  # ours are removed when a newer one counts
+        logging_steps=settings.log_every,
+        report_to=["tensorboard"],
+        disable_tqdm=False,
+    )
+    return StreamTrainer(
+        stream,
+        model=model,
+        args=arguments,
+        processing_class=AutoProcessor.from_pretrained(name),
+        peft_config=adapter,
+    )
+
+
+def model_path(model: str) -> str:
+    """A model's folder or hub name; installed packages may give names of their own, as `toy`."""
+    named = importlib.metadata.entry_points(group="prefstream.models", name=model)
+    return str(next(iter(named)).load()) if named else model
+
+
+# --- what rank 0 does ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What only rank 0 has."""
+
+    ledger: Ledger
+    journal: Journal
+    pairs: Pairs
+    publisher: Publisher
+
+
+@contextmanager
+def _desk(
+    settings: TrainerSettings, state: PartialState, record: Record | None, stop: threading.Event
+) -> Generator[Desk | None]:
+    """Rank 0's desk, None elsewhere. Afterwards, what is in no checkpoint is handed back."""
+    if not state.is_main_process:
+        yield None
+        return
+    settings.output.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(record.unacknowledged if record else ())
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    with Client(
+        settings.url, api_key=key, namespace=settings.namespace, patience_s=PATIENCE_S
+    ) as client:
+        pairs = Pairs(
+            client,
+            ledger,
+            Patience(stop),
+            run=settings.run,
+            group=settings.group,
+            lease_s=settings.lease_s,
+        )
+        publisher = Publisher(
+            client,
+            Patience(stop),
+            cast(str, settings.weights),
+            run=settings.run,
+            version=record.version if record else 0,
+            keep=settings.keep_versions,
+            wait=settings.publish_wait,
+            wait_s=settings.publish_wait_s,
+        )
+        journal = Journal(settings.output, record.step if record else 0)
+        try:
+            yield Desk(ledger, journal, pairs, publisher)
+        finally:
+            stop.set()  # the stream may be waiting for pairs
+            ledger.close()
+
+
+class Bookkeeping(TrainerCallback):
+    """Between the trainer's steps: the ledger, publications, checkpoints, the end."""
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        trainer: StreamTrainer,
+        stream: Stream,
+        desk: Desk | None,
+    ) -> None:
+        self._settings = settings
+        self._trainer = trainer
+        self._stream = stream
+        self._desk = desk
+        self._saved = 0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        step = self._stream.current
+        assert step is not None  # it was just computed
+        if self._desk:
+            self._desk.ledger.use(step.pair_ids)
+            self._desk.journal.add(state.global_step, step.pair_ids)
+        every = self._settings.publish_every
+        if every and (state.global_step % every == 0 or state.global_step == state.max_steps):
+            self._publish(state.global_step)
+
+    def _publish(self, step: int) -> None:
+        with tempfile.TemporaryDirectory(prefix=".adapter-", dir=self._settings.output) as folder:
+            self._trainer.save_model(folder)  # by all processes: weights may be sharded
+            if self._desk:
+                try:
+                    self._desk.publisher.publish(Path(folder), step)
+                except Stopped:
+                    log.warning("not published: the trainer was asked to stop", step=step)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """All files of the checkpoint are written; here it begins to count."""
+        self._trainer.accelerator.wait_for_everyone()  # each process writes some
+        self._saved = state.global_step
+        if not self._desk:
+            return
+        ledger = self._desk.ledger
+        listed = ledger.unacknowledged()
+        record = Record(
+            step=state.global_step,
+            run=self._settings.run,
+            group=self._settings.group,
+            pairs=self._desk.journal.pairs,
+            unacknowledged=listed,
+            version=self._desk.publisher.version,
+        )
+        folder = self._settings.output / f"checkpoint-{state.global_step}"
+        checkpoint.commit(folder, record)
+        ledger.save(listed)
+        acknowledged = ledger.settle()
+        log.info("checkpoint", step=state.global_step, acknowledged=acknowledged)
+        checkpoint.keep_newest(self._settings.output, self._settings.keep_checkpoints)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """transformers' word for: the stream ended."""
+        control.should_training_stop = True
+        current = self._stream.current
+        control.should_save = current is not None and state.global_step > self._saved
+
+
+# --- what can be wrong before the start ---------------------------------------------------------
+
+
+def _resume_from(settings: TrainerSettings, state: PartialState) -> Path | None:
+    """The checkpoint to go on from: rank 0 looks, and tells the others."""
+    found = [checkpoint.newest(settings.output) if state.is_main_process else None]
+    if state.num_processes > 1:
+        broadcast_object_list(found)
+    return found[0]
+
+
+def _check(settings: TrainerSettings, state: PartialState, record: Record | None) -> None:
+    if settings.batch_size % state.num_processes:
+        raise BadRun(
+            f"`batch_size` is {settings.batch_size}, which {state.num_processes} processes cannot "
+            "share evenly."
+        )
+    if record and (record.run, record.group) != (settings.run, settings.group):
+        raise BadRun(
+            f"The checkpoints in {settings.output} are of run {record.run!r}, group "
+            f"{record.group!r}; these settings are of run {settings.run!r}, group "
+            f"{settings.group!r}. Give each its own `output`."
+        )
+
+
+def _device_batch_size(settings: TrainerSettings, state: PartialState) -> int:
+    """Pairs of one pass: a divisor of a process's share, so that all passes weigh the same."""
+    share = settings.batch_size // state.num_processes
+    most = min(share, settings.device_batch_size)
+    return next(size for size in range(most, 0, -1) if share % size == 0)
