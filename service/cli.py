@@ -6,18 +6,17 @@ need not know who else is in the house.
 
 import importlib.metadata
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from service import logs
-from service.settings import MissingRedis, Settings
+from service.console import fail, read_settings
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     help="Fresh preference pairs for multimodal alignment, made by the policy itself.",
 )
 
@@ -61,28 +60,5 @@ def up(
         fail(str(error))
 
 
-def read_settings() -> Settings:
-    """The settings, with a Redis address; or the end of the command, saying what to set."""
-    try:
-        settings = Settings()
-        _ = settings.redis_address
-    except MissingRedis as error:
-        fail(str(error))
-    except ValidationError as error:
-        lines = [
-            f"PREFSTREAM_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
-        ]
-        fail("Bad settings.\n" + "\n".join(lines))
-    return settings
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the command with status 2 and the message."""
-    typer.secho(message, fg="red", err=True)
-    raise typer.Exit(2)
-
-
 for _entry in sorted(importlib.metadata.entry_points(group="prefstream.commands")):
     app.command(_entry.name)(_entry.load())
-if __name__ == "__main__":
-    app()

@@ -8,6 +8,7 @@ the kernel tells the children.
 import ctypes
 import fcntl
 import os
+import re
 import secrets
 import signal
 import socket
@@ -92,7 +93,7 @@ class House:
             raise HouseFell(f"Port {self._port} on {self._host} is taken. Choose one with --port.")
         redis_url = self._start_valkey()
         environment = os.environ | {"PREFSTREAM_REDIS_URL": redis_url}
-        command = [sys.executable, "-m", "service.cli"]
+        command = [sys.executable, "-m", "service"]
         self._spawn(
             "service",
             [*command, "serve", "--host", self._host, "--port", str(self._port)],
@@ -102,6 +103,8 @@ class House:
             environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             environment.setdefault("PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION", "0.1")
             environment.setdefault("PREFSTREAM_WORKER_ENFORCE_EAGER", "1")
+            environment.setdefault("PREFSTREAM_WORKER_DTYPE", "float32")
+            environment.setdefault("PREFSTREAM_WORKER_MAX_LORA_RANK", "16")
             if self._embedder == "embedded":
                 environment.setdefault("HF_HUB_OFFLINE", "1")
         self._spawn(
@@ -171,8 +174,8 @@ class House:
             if child.poll() is not None:
                 log = self._data / f"{name}.log"
                 raise HouseFell(
-                    f"The {name} ended with status {child.returncode}. The end of {log}:\n"
-                    + "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+                    f"The {name} ended by itself, with status {child.returncode}. From {log}:\n"
+                    + "\n".join(_last_words(log.read_text(errors="replace").splitlines()))
                 )
 
     # --- end ---
@@ -188,6 +191,12 @@ class House:
             _signal_group(child, signal.SIGKILL)  # what a part that died left behind
         if self._lock is not None:
             self._lock.close()
+
+
+def _last_words(lines: list[str]) -> list[str]:
+    """The errors that a log names, each once, or else how it ends."""
+    errors = dict.fromkeys(line for line in lines if re.search(r"\w(Error|Exception): ", line))
+    return list(errors)[-5:] or lines[-10:]
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:

@@ -24,8 +24,9 @@ def flavours() -> list[str]:
 class Server:
     """One server process with an append-only file, which survives `kill` and `start`."""
 
-    def __init__(self, flavour: str, folder: Path) -> None:
+    def __init__(self, flavour: str, folder: Path, appendfsync: str = "everysec") -> None:
         self.flavour = flavour
+        self.appendfsync = appendfsync
         self.folder = folder
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,7 +45,7 @@ class Server:
                     str(binary),
                     *("--port", str(self.port), "--bind", "127.0.0.1"),
                     *("--dir", str(self.folder), "--save", ""),
-                    *("--appendonly", "yes", "--appendfsync", "everysec"),
+                    *("--appendonly", "yes", "--appendfsync", self.appendfsync),
                     *("--maxmemory-policy", "noeviction"),
                 ],
                 stdout=log,
@@ -79,6 +80,10 @@ class Server:
             self._process.send_signal(how)
             self._process.wait(timeout=20)
             self._process = None
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def flush(self) -> None:
         with Redis(port=self.port) as client:

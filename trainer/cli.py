@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from service import logs
-from service.cli import fail
+from service.console import fail
 from trainer.settings import read_settings
 
 
@@ -63,11 +63,9 @@ def train(
     except ImportError as error:
         fail(f"The trainer is not installed ({error}). Install prefstream[trainer].")
     try:
-        outcome = run_training(settings, _stop_on_signals())
+        run_training(settings, _stop_on_signals())
     except (BadRun, Unservable) as error:
         fail(str(error))
-    if not outcome.finished:
-        raise typer.Exit(130)
 
 
 def _stop_on_signals() -> threading.Event:

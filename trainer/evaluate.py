@@ -15,8 +15,8 @@ def margin(
 ) -> float:
     """Mean over pairs of log(πθ/π_ref)(y⁺|x) − log(πθ/π_ref)(y⁻|x), in nats; DPO's margin over β.
 
-    0 before training. π_ref is the model under a disabled adapter; `rows` are TRL's, which `collate`
-    (TRL's collator for vision preference) makes into chosen sides, then rejected sides.
+    0 before training. π_ref is the model under a disabled adapter; `rows` are TRL's, of which
+    `collate` (TRL's collator for vision preference) makes chosen sides, then rejected sides.
     """
     training = model.training
     model.eval()

@@ -25,7 +25,7 @@ TELL_EVERY_S = 30.0
 AWAY = "the service is away; trying again"
 
 
-class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)
+class Stopped(Exception):
     """The trainer was asked to stop."""
 
 
@@ -82,8 +82,7 @@ class Patience:
             except Exception as error:
                 if not is_away(error):
                     raise
-                reason = str(error)
-                self.wait(AWAY, PAUSE_S, lambda: {"reason": reason})
+                self.wait(AWAY, PAUSE_S, lambda e=error: {"reason": str(e)})
             else:
                 if self._why == AWAY:
                     self.over()

@@ -15,6 +15,7 @@ its own, so that waiting for pairs is no collective call of the training that co
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -37,6 +38,9 @@ log = structlog.get_logger()
 IMAGES_CACHED = 128
 """Encoded images that are kept; questions about one image tend to come together."""
 
+JOIN_S = 30.0
+"""Longest wait for a call to the service that is under way when training ends."""
+
 FOREVER = timedelta(days=365)
 
 Collate = Callable[[list[dict[str, Any]]], Any]
@@ -48,6 +52,8 @@ class Row:
 
     pair: Pair
     images: list[bytes]
+    staleness: int | None
+    """Weight versions that it lagged behind when it was leased; None: not policy-made."""
 
     def columns(self) -> dict[str, Any]:
         """TRL's conversational vision preference row; the images are PIL, RGB."""
@@ -65,6 +71,8 @@ class Share:
 
     pair_ids: list[str]
     """Of the whole step, over all processes."""
+    figures: dict[str, float]
+    """Of the whole step, to be logged with its loss."""
     rows: list[Row]
 
 
@@ -74,6 +82,7 @@ class Step:
 
     pair_ids: list[str]
     """Of the whole step, over all processes."""
+    figures: dict[str, float]
     batches: list[Any] = field(repr=False)
     """Collated, one for each pass forward and backward."""
 
@@ -111,31 +120,37 @@ class Pairs:
         rows: list[Row] = []
         while len(rows) < count:
             self._patience.check()
-            new = self._patience.reach(lambda n=count - len(rows): self._lease(n))
-            rows += [row for pair in new or () if (row := self._with_images(pair))]
+            have = len(rows)
+            new = self._patience.reach(lambda n=have: self._lease(count - n))
+            rows += [row for pair in new or () if (row := self._with_images(*pair))]
             if new:
                 self._patience.over()
             elif new is None:
                 self._patience.wait("waiting for the run's first job", PAUSE_S, self._name)
             else:
-                have = len(rows)
-                self._patience.wait("waiting for pairs", 0, lambda: self._figures(have, count))
+                self._patience.wait("waiting for pairs", 0, lambda n=have: self._figures(n, count))
         return rows
 
-    def _lease(self, count: int) -> list[Pair] | None:
-        """New pairs that came within a second, perhaps none. None: there is no such run yet."""
+    def _lease(self, count: int) -> list[tuple[Pair, int | None]] | None:
+        """New pairs, and their staleness, that came within a second, perhaps none. None: there is no such run yet."""
         batches = self._client.batches(
             self._run, group=self._group, size=count, lease_s=self._lease_s, idle_s=PAUSE_S
         )
         try:
             leased = next(batches, None)
         except ProblemError as error:
-            if error.problem.code != "no_such_run":
+            if error.problem.code != "run_not_found":
                 raise
             return None
-        return self._ledger.admit(leased) if leased else []
+        if leased is None:
+            return []
+        staleness = {
+            pair.pair_id: delivery.staleness
+            for pair, delivery in zip(leased.pairs, leased.deliveries, strict=True)
+        }
+        return [(pair, staleness[pair.pair_id]) for pair in self._ledger.admit(leased)]
 
-    def _with_images(self, pair: Pair) -> Row | None:
+    def _with_images(self, pair: Pair, staleness: int | None) -> Row | None:
         """None: an image is no longer stored. The pair is done with, as if it had been used."""
         try:
             images = [self._patience.reach(lambda r=ref: self._image(r)) for ref in pair.images]
@@ -145,14 +160,14 @@ class Pairs:
             log.warning("pair left out", pair=pair.pair_id, reason=error.problem.detail)
             self._ledger.use([pair.pair_id])
             return None
-        return Row(pair, images)
+        return Row(pair, images, staleness)
 
     def _name(self) -> dict[str, object]:
         return {"run": self._run}
 
     def _figures(self, have: int, want: int) -> dict[str, object]:
         """What a person who waits wants to know."""
-        run = self._client.run(self._run)
+        run = self._patience.reach(lambda: self._client.run(self._run))
         return {
             "run": self._run,
             "group": self._group,
@@ -187,12 +202,15 @@ class Stream:
         self.device_batch_size = device_batch_size
         self._rank = rank
         self._processes = processes
-        self._group = dist.new_group(backend="gloo", timeout=FOREVER) if processes > 1 else None
+        self._group: Any = None
+        if processes > 1:
+            self._group = dist.new_group(backend="gloo", timeout=FOREVER)
         self._wanted = threading.Semaphore(read_ahead)
         self._ready: queue.Queue[Step | Exception | None] = queue.Queue()
         self._thread: threading.Thread | None = None
         self.current: Step | None = None
         """The step that is being computed, or was last."""
+        self.waited_s = 0.0
         self.ended = False
         """There will be no further step: all were drawn, or the trainer was asked to stop."""
 
@@ -212,11 +230,24 @@ class Stream:
         if self.ended:
             return None
         self._wanted.release()
+        asked_at = time.monotonic()
         step = self._ready.get()
+        self.waited_s += time.monotonic() - asked_at
         if isinstance(step, Exception):
             raise step
         self.ended = step is None
         return step
+
+    def figures(self) -> dict[str, float]:
+        """Of the current step, and how long was waited for pairs since this was last asked."""
+        waited, self.waited_s = self.waited_s, 0.0
+        return {"pairs/waited_s": waited, **(self.current.figures if self.current else {})}
+
+    def join(self) -> None:
+        """Waits until nothing more is leased. `stop` must be set, if steps are left."""
+        if self._thread:
+            self._wanted.release()
+            self._thread.join(JOIN_S)
 
     # --- the thread ---
 
@@ -242,8 +273,10 @@ class Stream:
                 pass
             else:
                 ids = [row.pair.pair_id for row in rows]
+                figures = _figures(rows)
                 shares = [
-                    Share(ids, rows[rank :: self._processes]) for rank in range(self._processes)
+                    Share(ids, figures, rows[rank :: self._processes])
+                    for rank in range(self._processes)
                 ]
         if self._group is None:
             return shares[0]
@@ -270,6 +303,11 @@ def placeholder() -> IterableDataset:
         yield row
 
     return IterableDataset.from_generator(rows)
+
+
+def _figures(rows: list[Row]) -> dict[str, float]:
+    lags = [row.staleness for row in rows if row.staleness is not None]
+    return {"pairs/staleness": sum(lags) / len(lags)} if lags else {}
 
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:

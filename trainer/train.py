@@ -66,12 +66,13 @@ class Outcome:
 
 def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
     """Trains until `settings.steps`, or until `stop` is set: then it saves, acknowledges, leaves.
+    In the end `stop` is set in any case.
 
     Resumes from the newest complete checkpoint in `settings.output`, if there is one.
 
     Raises: BadRun, adapter.Unservable; and whatever is no matter of waiting.
     """
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     resumed = _resume_from(settings, state)
     record = Record.read(resumed) if resumed else None
     _check(settings, state, record)
@@ -100,10 +101,16 @@ def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
         bookkeeping = Bookkeeping(settings, trainer, stream, desk)
         trainer.add_callback(bookkeeping)
         stream.start(trainer.data_collator)
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        finally:
+            stop.set()
+            if desk:
+                stream.join()  # so that all it leased is known when the rest is handed back
         step = trainer.state.global_step
         version = desk.publisher.version if desk else version
     state.wait_for_everyone()
+    state.destroy_process_group()
     if state.is_main_process:
         done = "finished" if step >= settings.steps else "stopped; the same command resumes"
         log.info(done, step=step, of=settings.steps, version=version)
@@ -119,6 +126,9 @@ class StreamTrainer(DPOTrainer):
 
     def get_train_dataloader(self) -> Any:
         return self.stream
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log({**logs, **self.stream.figures()} if "loss" in logs else logs, start_time)
 
 
 def build_trainer(settings: TrainerSettings, stream: Stream, processes: int = 1) -> StreamTrainer:
@@ -232,7 +242,6 @@ def _desk(
         try:
             yield Desk(ledger, journal, pairs, publisher)
         finally:
-            stop.set()  # the stream may be waiting for pairs
             ledger.close()
 
 

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from service import logs
-from service.cli import fail, read_settings
+from service.console import fail, read_settings
 
 
 def work(

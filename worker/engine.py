@@ -7,12 +7,12 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 from PIL import Image
 from vllm import SamplingParams
+from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
@@ -21,12 +21,16 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from service import pictures
 from service.schemas import ImageView
 from worker import plugin
 from worker.plugin.masking import KEPT
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
+
+LORA_SIZES = get_args(MaxLoRARanks)
+"""Ranks that vLLM sets memory aside for."""
 
 
 class EngineDied(RuntimeError):
@@ -59,7 +63,7 @@ class Picture:
 
     @classmethod
     def decode(cls, ref: str, data: bytes) -> "Picture":
-        return cls(ref, Image.open(BytesIO(data)).convert("RGB"))
+        return cls(ref, pictures.decode(data))
 
 
 def checkpoint(model: str) -> str:
@@ -76,7 +80,7 @@ class Engine:
 
     def __init__(self, settings: WorkerSettings):
         self._settings = settings
-        self.max_lora_rank: int = settings.max_lora_rank
+        self.max_lora_rank = settings.max_lora_rank
         self.lora_slots = settings.max_loras
         self.model = checkpoint(settings.model)
         """The policy's folder or hub name."""
@@ -117,7 +121,7 @@ class Engine:
             enforce_eager=s.enforce_eager,
             enable_lora=True,
             max_loras=s.max_loras,
-            max_lora_rank=s.max_lora_rank,
+            max_lora_rank=next(size for size in LORA_SIZES if size >= s.max_lora_rank),
             **({} if s.max_model_len is None else {"max_model_len": s.max_model_len}),
             **s.engine_args,
         )

@@ -197,6 +197,9 @@ class Worker:
             pass  # lost its lease, or the worker stops and has handed it back
 
     async def _run_and_settle(self, claim: Claim) -> None:
+        if not self._engine.alive:  # it died since this was claimed, and not of this
+            await self._reach(lambda: self._broker.jobs.release(claim))
+            return
         try:
             result, pair = await self._handlers.run(claim)
         except JobFailed as failure:

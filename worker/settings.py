@@ -1,6 +1,6 @@
 """Settings of a worker, from the environment: `PREFSTREAM_WORKER_<NAME>`, or `prefstream work`."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,7 +25,7 @@ class WorkerSettings(BaseSettings):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of the memory that vLLM may take, of the GPU; on a CPU, of the machine."""
     tensor_parallel_size: int = Field(default=1, ge=1)
-    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 128
+    max_lora_rank: int = Field(default=128, ge=1, le=512)
     """Highest rank of an adapter that is adopted (paper: 128). Memory is set aside for it."""
     max_loras: int = Field(default=2, ge=2)
     """Weight versions served at once, beside the model itself: the newest, and older ones whose

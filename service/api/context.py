@@ -26,6 +26,12 @@ class Context:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is told to stop: long answers end, so that it can."""
 
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    def stop(self) -> None:
+        """Ends long answers. Safe in a signal handler and in any thread."""
+        self.loop.call_soon_threadsafe(self.stopping.set)
+
     async def wait(self, job_id: str, seconds: float) -> Job | None:
         """As `Jobs.wait`, but no longer than the settings allow or the server lives."""
         waiting = self.broker.jobs.wait(job_id, self.bounded(seconds))

@@ -1,5 +1,7 @@
 """Runs the app under uvicorn, and lets long answers end when it is told to stop."""
 
+from contextlib import suppress
+from socket import socket
 from types import FrameType
 
 import uvicorn
@@ -24,6 +26,10 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
 
+    def run(self, sockets: list[socket] | None = None) -> None:
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped in order
+            super().run(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.end_long_answers()
         super().handle_exit(sig, frame)
@@ -31,4 +37,4 @@ class Server(uvicorn.Server):
     def end_long_answers(self) -> None:
         context = getattr(self._app.state, "context", None)
         if context is not None:
-            context.stopping.set()
+            context.stop()

@@ -25,8 +25,8 @@ class Bell:
         self._connected = asyncio.Event()
 
     @asynccontextmanager
-    async def listen(self, subject: str) -> AsyncGenerator[asyncio.Event]:
-        """An event that is set at every ring for `subject` from now on; the caller clears it.
+    async def listen(self, *subjects: str) -> AsyncGenerator[asyncio.Event]:
+        """An event that is set at every ring for the subjects from now on; the caller clears it.
 
         Look at the state after entering, not before: what changes from then on rings.
         """
@@ -34,16 +34,18 @@ class Bell:
             self._connected.clear()
             self._listener = asyncio.create_task(self._listen(), name="bell")
         event = asyncio.Event()
-        self._waiting.setdefault(subject, set()).add(event)
+        for subject in subjects:
+            self._waiting.setdefault(subject, set()).add(event)
         try:
             if not self._connected.is_set():
                 await self._first_connection()
             yield event
         finally:
-            events = self._waiting[subject]
-            events.discard(event)
-            if not events:
-                del self._waiting[subject]
+            for subject in subjects:
+                events = self._waiting[subject]
+                events.discard(event)
+                if not events:
+                    del self._waiting[subject]
 
     async def _first_connection(self) -> None:
         """Waits for the subscription; if the server is away, says so as a command would."""

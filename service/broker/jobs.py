@@ -219,10 +219,9 @@ class Jobs(Work):
 
     async def wait(self, job_id: str, timeout_s: float) -> Job | None:
         """The job, once it has ended or `timeout_s` has passed. None: there is no such job."""
+        if timeout_s <= 0:
+            return await self.get(job_id)
         end = time.monotonic() + timeout_s
-        job = await self.get(job_id)
-        if job is None or job.status.ended or timeout_s <= 0:
-            return job
         async with self._bell.listen(f"job:{job_id}") as rung:
             while True:
                 job = await self.get(job_id)
@@ -275,7 +274,7 @@ class Jobs(Work):
         Ends with the ended job. Yields nothing when there is no such job.
         """
         seen: tuple[JobStatus, int] | None = None
-        async with self._bell.listen(f"job:{job_id}") as rung:
+        async with self._bell.listen(f"job:{job_id}", f"step:{job_id}") as rung:
             while True:
                 rung.clear()
                 job = await self.get(job_id)

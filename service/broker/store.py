@@ -5,9 +5,12 @@ but the images share one hash tag: a Cluster keeps them on one shard, where one 
 them together.
 """
 
+import asyncio
 import hashlib
 import random
 import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol, Self, cast
 
@@ -15,16 +18,16 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.broker.errors import NotDurable
 from service.settings import Settings
 
-SOCKET_TIMEOUT_S = 10.0
-"""Answer time after which a connection counts as broken. redis-py's own default of 5 s is shorter
-than some blocking reads."""
+ANSWER_S = 10.0
+"""Time without an answer after which a connection counts as broken."""
 
 MAX_BLOCK_S = 5.0
-"""Longest blocking read, well below `SOCKET_TIMEOUT_S`; longer waits repeat it."""
+"""Longest blocking read, well below `ANSWER_S`; longer waits repeat it."""
 
 Argument = str | bytes | int | float
 
@@ -161,8 +164,10 @@ class Store:
         redis = cast(Any, Redis).from_url(
             settings.redis_address,
             decode_responses=True,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            # `command` has a timeout of its own. redis-py's (5 s by default) goes through
+            # asyncio.wait_for, which before Python 3.12 can swallow a cancellation.
+            socket_timeout=None,
+            socket_connect_timeout=ANSWER_S,
             # Enough for a dropped connection. All scripts may safely run twice; a server that is
             # away longer is the caller's to see.
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3),
@@ -173,7 +178,8 @@ class Store:
         return ":".join((self.tag, *parts))
 
     async def command(self, *args: Argument, **options: bool) -> Any:
-        return await self.redis.execute_command(*args, **options)
+        async with answered_within(ANSWER_S):
+            return await self.redis.execute_command(*args, **options)
 
     async def run(self, script: Script, *args: Argument) -> Any:
         text, sha = self.text(script)
@@ -195,7 +201,8 @@ class Store:
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.execute_command("EVALSHA", sha, 1, self.tag, *args)
         pipeline.execute_command("WAITAOF", 1, 0, timeout)
-        reply, synced = await pipeline.execute(raise_on_error=False)
+        async with answered_within(ANSWER_S + self.settings.fsync_timeout_s):
+            reply, synced = await pipeline.execute(raise_on_error=False)
         if isinstance(reply, NoScriptError):
             await self.command("SCRIPT", "LOAD", text)
             return await self.run_durably(script, *args)
@@ -220,6 +227,15 @@ class Store:
 
     async def close(self) -> None:
         await self.redis.aclose()
+
+
+@asynccontextmanager
+async def answered_within(seconds: float) -> AsyncGenerator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise RedisTimeoutError(f"no answer within {seconds:g} s") from error
 
 
 def milliseconds(seconds: float) -> int:

@@ -61,7 +61,7 @@ local function start(id, lane, entry)
     local rest = redis.call('HMGET', job, 'kind', 'request', 'images', 'history', 'run')
     if rest[3] then touch_images(rest[3]) end
     if rest[5] then redis.call('SADD', run_key(rest[5]) .. ':running', id) end
-    ring('job:' .. id)
+    ring('step:' .. id)
     claims[#claims + 1] = {id, rest[1], rest[2], attempt, state[3] or '', rest[4] or ''}
   end
 end
@@ -181,7 +181,7 @@ PROGRESS = Script("""
 local id, fence, event, limit = unpack(ARGV)
 if not owned(id, fence) then return end
 redis.call('XADD', job_key(id) .. ':events', 'MAXLEN', '~', limit, '*', 'event', event)
-ring('job:' .. id)
+ring('step:' .. id)
 """)
 
 

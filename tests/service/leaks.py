@@ -29,12 +29,15 @@ async def find_leaks(broker: Broker) -> list[str]:
     open_jobs = set(await redis.zrange(store.key("open"), 0, -1))
     dead = set(await redis.zrange(store.key("dead"), 0, -1))
     by_run: set[str] = set()
+    running_by_run: set[str] = set()
     for run in await broker.runs.names():
         by_run |= set(await redis.zrange(store.key("run", run, "open"), 0, -1))
+        running_by_run |= await redis.smembers(store.key("run", run, "running"))
     retries = set(await redis.zrange(store.key("retries"), 0, -1))
     deadlines = set(await redis.zrange(store.key("deadlines"), 0, -1))
     leaks += [f"{job} is open and does not exist" for job in open_jobs - jobs]
     leaks += [f"{job} holds a place in a run, not open" for job in by_run - open_jobs]
+    leaks += [f"{job} runs and does not exist" for job in running_by_run - jobs]
     leaks += [f"{job} waits for a retry, not open" for job in retries - open_jobs]
     leaks += [f"{job} has a deadline, not open" for job in deadlines - open_jobs]
 
@@ -50,6 +53,10 @@ async def find_leaks(broker: Broker) -> list[str]:
         job = await broker.jobs.get(job_id)
         assert job is not None
         running += job.status == "running"
+        if job.run and (job.status == "running") != (job_id in running_by_run):
+            leaks.append(f"{job_id} is {job.status}, and its run does not know")
+        if (job.status == "dead") != (job_id in dead):
+            leaks.append(f"{job_id} is {job.status}, and the dead letters disagree")
         expires = await redis.ttl(store.key("job", job_id)) != -1
         if job.status in ENDED:
             if job_id in open_jobs:

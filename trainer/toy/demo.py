@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service import logs
-from service.cli import fail
+from service.console import fail
 from service.client import AsyncClient, image_data
 from service.schemas import BdhsRequest, BdhsResult, RunSettings
 from service.up import House, HouseFell
@@ -112,12 +112,12 @@ def _figures(results: list[BdhsResult], seconds: float, held_out: HeldOut) -> li
     return [
         ("Pairs made", str(len(results))),
         ("Differ in meaning at the first iteration", f"{first / len(traces):.1%}"),
-        ("Iterations used", f"{sum(rounds) / len(rounds):.2f} on average, {max(rounds)} at most"),
+        ("Iterations used, on average", f"{sum(rounds) / len(rounds):.2f}"),
         (
-            "Image tokens kept",
-            f"{sum(kept) / len(kept):.2f} of {traces[0].image_tokens} on average; "
-            f"none in {kept.count(0)} of {len(kept)} masks",
+            "Image tokens kept, on average",
+            f"{sum(kept) / len(kept):.2f} of {traces[0].image_tokens}",
         ),
+        ("Masks that kept none", f"{kept.count(0)} of {len(kept)}"),
         ("Pairs a second", f"{len(results) / seconds:.2f}"),
         (
             f"Yes/no accuracy ({held_out.images // 2} held-out images)",

@@ -5,6 +5,7 @@ one pinpoint, so that an image is 36 tokens (16 of the whole image, 16 of its on
 breaks), and a Llama. Geometry after what trains in minutes on two CPU cores (docs/toy.md).
 """
 
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -29,6 +30,9 @@ IMAGE_TOKENS = 36
 WEIGHTS_FILE = "model.safetensors"
 CONTEXT_LENGTH = 1024
 """Positions of the language model, in tokens."""
+
+_TOWER = re.compile(r"^vision_tower\.(?!vision_model\.)")
+_ENGINE_TOWER = "vision_tower.vision_model."
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaNextProcessor:
@@ -93,20 +97,27 @@ def save(
 ) -> None:
     """Writes a checkpoint that transformers and vLLM both load: fp16 weights, config, processor.
 
-    transformers 5.19 writes the tower's weights as `vision_tower.embeddings...`; vLLM 0.32 knows
-    them as `vision_tower.vision_model.embeddings...`. transformers reads both, so the file gets
-    vLLM's names.
+    vLLM 0.32 knows the tower's weights as `vision_tower.vision_model.embeddings...`; transformers
+    5.19 reads that too, but writes it only for a model that it loaded so, and
+    `vision_tower.embeddings...` for any other.
     """
     deepcopy(model).half().save_pretrained(folder)
     processor.save_pretrained(folder)
-    weights = {
-        name.replace("vision_tower.", "vision_tower.vision_model."): tensor
-        for name, tensor in load_file(folder / WEIGHTS_FILE).items()
-    }
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    file = folder / WEIGHTS_FILE
+    weights = {_TOWER.sub(_ENGINE_TOWER, name): part for name, part in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors lets only the owner read
 
 
 def load(folder: Path) -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor]:
-    """Reads a checkpoint back, in float32."""
-    model = LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    """Reads a checkpoint back, in float32.
+
+    Raises ValueError if weights are missing; transformers alone would make them up.
+    """
+    # transformers' annotations do not know that this returns a pair.
+    model, found = LlavaNextForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    if found["missing_keys"]:
+        raise ValueError(f"{folder} lacks weights: {sorted(found['missing_keys'])}")
     return model.eval(), LlavaNextProcessor.from_pretrained(folder)

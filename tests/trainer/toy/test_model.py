@@ -1,5 +1,6 @@
+import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from trainer.toy.dataset import examples
 from trainer.toy.model import IMAGE_TOKENS, build_model, build_processor, load, save
@@ -33,6 +34,24 @@ def test_a_saved_model_loads_again_and_has_the_engine_names(tmp_path):
     assert processor.tokenizer.chat_template == TOKENIZER.chat_template
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor.half().float()), name
+
+
+def test_saving_a_loaded_model_keeps_the_names(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    save(build_model(TOKENIZER), build_processor(TOKENIZER), first)
+    save(*load(first), second)
+    once, twice = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert once.keys() == twice.keys()
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def test_missing_weights_are_not_made_up(tmp_path):
+    save(build_model(TOKENIZER), build_processor(TOKENIZER), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["image_newline"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="image_newline"):
+        load(tmp_path)
 
 
 def test_seeds_repeat_fresh_weights_and_the_model_is_small():

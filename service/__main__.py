@@ -1,0 +1,5 @@
+"""`python -m service …` is `prefstream …`."""
+
+from service.cli import app
+
+app()

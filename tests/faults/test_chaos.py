@@ -1,0 +1,266 @@
+"""Everything dies, all the time; nothing is lost and nothing is there twice.
+
+`PREFSTREAM_CHAOS_JOBS` says how many jobs (1,000 by default, about a minute; `make chaos`: many).
+"""
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from service.broker import Broker
+from service.client import AsyncClient, image_data
+from service.schemas import BdhsRequest, JobStatus, Priority, RunSettings, SampleRequest
+from service.settings import Settings
+from tests.faults.stage import Stage
+from tests.servers import Server
+from tests.service.leaks import find_leaks
+from tests.service.samples import bdhs_result, claim_one, enqueue_bdhs, png
+
+JOBS = int(os.environ.get("PREFSTREAM_CHAOS_JOBS", "1000"))
+JOBS_PER_S = 30.0
+WORKERS = 3
+RUNS = ("r0", "r1")
+STEPS = ("claimed", "working", "finishing", "finished")
+LEASE_S = 1.5
+DECK = Counter(
+    {
+        "kill worker": 8,
+        "stop worker": 2,
+        "kill subscriber": 4,
+        "kill api": 2,
+        "restart": 2,
+        "cut": 3,
+    }
+)
+"""What happens, in random order, again and again."""
+
+
+@pytest_asyncio.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    # `always`, because a server that is killed may otherwise lose what it had confirmed while the
+    # disk was busy; that loss would be the server's, and this is about ours.
+    server = Server("valkey", tmp_path / "server", appendfsync="always")
+    server.start()
+    stage = Stage(
+        server,
+        tmp_path,
+        {
+            "PREFSTREAM_REDIS_URL": server.url,
+            "PREFSTREAM_LEASE_S": str(LEASE_S),
+            "PREFSTREAM_MAX_ATTEMPTS": "50",
+            "PREFSTREAM_RETRY_BASE_S": "0.05",
+        },
+    )
+    try:
+        stage.cast("api", "tests.faults.api", str(stage.port))
+        for number in range(WORKERS):
+            stage.cast(f"worker{number}", "tests.faults.victim", f"worker{number}-{{}}")
+        for number, address in enumerate((stage.url, server.url)):
+            acked = tmp_path / f"acked-{number}"
+            stage.cast(
+                f"subscriber{number}", "tests.faults.subscriber", address, RUNS[0], str(acked)
+            )
+        yield stage
+    except BaseException:
+        sys.stderr.write(stage.logs())
+        raise
+    finally:
+        stage.close()
+        server.kill()
+
+
+def request(number: int) -> SampleRequest | BdhsRequest:
+    """Every kind of job and of end; some meet a worker's death or frost on their way."""
+    metadata: dict[str, object] = {"number": number}
+    if number % 40 == 3:
+        metadata["die"] = STEPS[number // 40 % len(STEPS)]
+    elif number % 100 == 7:
+        metadata["freeze"] = STEPS[number // 100 % 3]
+    elif number % 20 == 11:
+        metadata["ends"] = "failed" if number % 40 == 11 else "dead"
+    fields = {
+        "prompt": f"Job {number}",
+        "run": RUNS[number % len(RUNS)],
+        "priority": list(Priority)[number % 3],
+        "metadata": metadata,
+    }
+    if number % 5 == 0:
+        return SampleRequest.model_validate(fields)
+    image = image_data(png(size=(8 + number % 10, 8)))
+    return BdhsRequest.model_validate(fields | {"reference": "Red.", "images": [image]})
+
+
+async def feed(url: str, accepted: dict[int, str]) -> None:
+    """Posts every job, some of them twice, however often the service is away."""
+    async with AsyncClient(url, patience_s=120) as client:
+
+        async def post(number: int) -> None:
+            job = request(number)
+            for _ in range(2 if number % 10 == 0 else 1):
+                send = client.bdhs if isinstance(job, BdhsRequest) else client.sample
+                answer = await send(job, idempotency_key=f"job {number}")  # pyright: ignore
+                assert accepted.setdefault(number, answer.id) == answer.id
+
+        start = time.monotonic()
+        async with asyncio.TaskGroup() as posts:
+            for number in range(JOBS):
+                await asyncio.sleep(max(0.0, start + number / JOBS_PER_S - time.monotonic()))
+                posts.create_task(post(number))
+
+
+async def hurt(stage: Stage, hurts: Counter[str]) -> None:
+    """One thing after another, until cancelled."""
+    frozen_since: dict[str, float] = {}
+    deck: list[str] = []
+    while True:
+        await asyncio.sleep(random.uniform(0.1, 0.5))
+        stage.mend()
+        for role in stage.frozen():
+            since = frozen_since.setdefault(role, time.monotonic())
+            if time.monotonic() > since + 2 * LEASE_S:
+                stage.thaw(role)  # and lets it finish late
+                del frozen_since[role]
+                hurts["thaw"] += 1
+        if not deck:
+            deck = random.sample(list(DECK.elements()), DECK.total())
+        what = deck.pop()
+        match what:
+            case "kill worker":
+                stage.kill(stage.any("worker"))
+            case "stop worker":
+                stage.terminate(stage.any("worker"))
+            case "kill subscriber":
+                stage.kill(stage.any("subscriber"))
+            case "kill api":
+                stage.kill("api")
+            case "restart":
+                await asyncio.to_thread(stage.restart_server)
+            case _:
+                async with Redis.from_url(stage.server.url) as redis:
+                    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        hurts[what] += 1
+
+
+async def heal(stage: Stage) -> None:
+    """The end of the trouble: everybody is brought back and stays."""
+    while True:
+        stage.mend()
+        for role in stage.frozen():
+            stage.thaw(role)
+        await asyncio.sleep(0.2)
+
+
+@pytest.mark.timeout(1200)
+async def test_nothing_is_lost_and_nothing_is_there_twice(stage: Stage) -> None:
+    settings = Settings.model_validate({"redis_url": stage.server.url, "lease_s": LEASE_S})
+    accepted: dict[int, str] = {}
+    hurts: Counter[str] = Counter()
+    async with AsyncClient(stage.url, patience_s=60) as client:
+        for run in RUNS:
+            await client.put_run(run, RunSettings(window=1_000_000, keep=1_000_000))
+
+    hurting = asyncio.create_task(hurt(stage, hurts))
+    feeding = asyncio.create_task(feed(stage.url, accepted))
+    await asyncio.wait({hurting, feeding}, return_when=asyncio.FIRST_COMPLETED)
+    hurting.cancel()
+    await asyncio.gather(hurting, return_exceptions=True)
+    await feeding
+    healing = asyncio.create_task(heal(stage))
+    try:
+        async with Broker.connect(settings) as broker:
+            statuses = await _all_ended(broker, accepted)
+            await _check(broker, stage, accepted, statuses)
+    finally:
+        healing.cancel()
+    assert set(hurts) >= set(DECK), "everything must have happened"
+    sys.stderr.write(f"\nchaos: {JOBS} jobs, {dict(hurts)}, deaths {stage.deaths}\n")
+
+
+async def _all_ended(broker: Broker, accepted: dict[int, str]) -> dict[int, JobStatus]:
+    assert len(accepted) == JOBS
+    statuses: dict[int, JobStatus] = {}
+    for number, job_id in accepted.items():
+        job = await broker.jobs.wait(job_id, 120)
+        assert job is not None, f"job {number} was accepted and is gone"
+        assert job.status.ended, f"job {number} is still {job.status}"
+        statuses[number] = job.status
+    return statuses
+
+
+async def _check(
+    broker: Broker, stage: Stage, accepted: dict[int, str], statuses: dict[int, JobStatus]
+) -> None:
+    for number, status in statuses.items():
+        expected = request(number).metadata.get("ends", "succeeded")
+        assert status == expected, f"job {number}"
+
+    for index, run in enumerate(RUNS):
+        made = [
+            accepted[number]
+            for number in range(index, JOBS, len(RUNS))
+            if isinstance(request(number), BdhsRequest) and statuses[number] == "succeeded"
+        ]
+        log: list[str] = []
+        cursor = None
+        while page := await broker.runs.pairs(run, cursor, 500):
+            log += [pair.pair_id for pair in page.pairs]
+            cursor = page.cursor
+            if not page.pairs:
+                break
+        assert sorted(log) == sorted(made), "every run's log has each pair exactly once"
+        if run == RUNS[0]:
+            await _acknowledged_once(broker, stage, run, made)
+    assert await find_leaks(broker) == []
+    figures = await broker.figures()
+    assert (sum(figures.queued.values()), figures.running, figures.retrying) == (0, 0, 0)
+
+
+async def _acknowledged_once(broker: Broker, stage: Stage, run: str, made: list[str]) -> None:
+    end = time.monotonic() + 60
+    while True:
+        state = await broker.runs.get(run)
+        assert state is not None
+        [group] = state.groups
+        if group.acknowledged == len(made):
+            break
+        assert time.monotonic() < end, f"not all was acknowledged: {group}"
+        await broker.batches.changed(run, 1)
+    assert (group.waiting, group.leased, group.returned, group.missed) == (0, 0, 0, 0)
+    written = [line for path in stage.folder.glob("acked-*") for line in path.read_text().split()]
+    assert max(Counter(written).values()) == 1, "no pair is acknowledged twice"
+    assert set(written) <= set(made)
+
+
+async def test_cut_connections_are_mended(own_server: Server) -> None:
+    """No call of the broker notices that its connection was cut just before."""
+    settings = Settings.model_validate({"redis_url": own_server.url})
+    async with Broker.connect(settings) as broker, Redis.from_url(own_server.url) as other:
+
+        async def cut() -> None:
+            for kind in ("normal", "pubsub"):
+                await other.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+        image = await broker.images.put(png())
+        await cut()
+        assert await broker.images.get(image) == png()
+        await cut()
+        job = await enqueue_bdhs(broker, run="r")
+        waiting = asyncio.create_task(broker.jobs.wait(job.id, 60))
+        await cut()
+        claim = await claim_one(broker)
+        await cut()
+        assert await broker.jobs.renew([claim]) == set()
+        await cut()
+        assert await broker.jobs.finish(claim, bdhs_result(claim))
+        ended = await asyncio.wait_for(waiting, 10)
+        assert ended
+        assert ended.status == "succeeded"

@@ -1,0 +1,89 @@
+"""Real pairs of the shapes world, put into a run as clients and workers would."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from service.broker import Broker
+from service.client import AsyncClient, image_data
+from service.schemas import BdhsRequest, BdhsResult, Pair, RunSettings, assistant_turn
+from service.settings import Settings
+from trainer.toy.dataset import Item, examples, held_out
+from trainer.toy.heldout import png
+
+RUN = "r"
+
+
+def append(
+    url: str, count: int, *, run: str = RUN, start: int = 0, window: int = 1000
+) -> list[str]:
+    """Makes pairs and returns their ids, in the order of the log.
+
+    The rejected side is another item's answer and `wrong <number>`, so that it can be told apart.
+    """
+    return asyncio.run(_append(url, items(start + count)[start:], run, start, window))
+
+
+async def _append(url: str, wanted: list[Item], run: str, start: int, window: int) -> list[str]:
+    made: list[str] = []
+    settings = Settings(redis_url=url)  # pyright: ignore[reportArgumentType]
+    async with AsyncClient(url) as client, Broker.connect(settings) as worker:
+        await client.put_run(run, RunSettings(window=window))
+        for number, item in enumerate(wanted, start):
+            request = BdhsRequest(
+                prompt=item.prompt,
+                images=[image_data(png(item))],
+                reference=item.reference,
+                run=run,
+            )
+            await client.bdhs(request)
+            [claim] = await worker.jobs.claim("w", 1, block_s=10)
+            assert isinstance(claim.request, BdhsRequest)
+            pair = Pair(
+                prompt=claim.request.conversation,
+                images=claim.request.images,
+                chosen=[assistant_turn(item.reference)],
+                rejected=[assistant_turn(rejected(number))],
+                pair_id=claim.job_id,
+                run=run,
+                method="bdhs-attention",
+                chosen_version=None,
+                rejected_version=0,
+                rejected_spans=[],
+                similarity=0.5,
+                iterations=1,
+                seed=number,
+                created_at=datetime.now(UTC),
+            )
+            assert await worker.jobs.finish(claim, BdhsResult(pair=pair, trace=None))
+            made.append(claim.job_id)
+    return made
+
+
+def rejected(number: int) -> str:
+    return f"There is nothing at all in this picture, number {number}."
+
+
+def items(count: int) -> list[Item]:
+    return examples(count, kinds=("caption",))
+
+
+def held_out_rows(count: int) -> list[dict[str, object]]:
+    """TRL rows of scenes that no pair is about."""
+    return [
+        {
+            "prompt": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image"}, {"type": "text", "text": item.prompt}],
+                }
+            ],
+            "chosen": [{"role": "assistant", "content": [_text(item.reference)]}],
+            "rejected": [{"role": "assistant", "content": [_text(rejected(number))]}],
+            "images": [item.image()],
+        }
+        for number, item in enumerate(held_out(count, kinds=("caption",)))
+    ]
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}

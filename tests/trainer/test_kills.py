@@ -1,0 +1,29 @@
+"""Kill -9 at any moment: in the line of checkpoints no pair is lost and none counts twice."""
+
+from collections import Counter
+
+import pytest
+
+from service.client import Client
+from tests.servers import Server
+from tests.trainer import pairs
+from tests.trainer.conftest import Configure
+from tests.trainer.trials import KILL_POINTS, Trials
+from trainer import checkpoint, journal
+
+
+@pytest.mark.parametrize("point", KILL_POINTS)
+def test_a_killed_trainer_resumes_without_loss_or_repetition(
+    point: str, server: Server, configure: Configure, trials: Trials
+):
+    made = pairs.append(server.url, 20)
+    settings = configure(steps=5, lease_s=1.0)
+    trials.run(settings, kill_at=point)
+    trials.run(settings)
+    used = Counter(pair for _, step in journal.read(settings.output) for pair in step)
+    assert used == Counter(made)
+    record = checkpoint.Record.read(settings.output / "checkpoint-5")
+    assert (record.step, record.pairs) == (5, 20)
+    with Client(server.url) as client:
+        [group] = client.run(pairs.RUN).groups
+    assert (group.acknowledged, group.leased, group.returned) == (20, 0, 0)
