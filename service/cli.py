@@ -49,12 +49,22 @@ def up(
     data: Annotated[
         Path, typer.Option(help="Folder for the embedded Valkey's data and all logs.")
     ] = Path(".prefstream"),
+    train: Annotated[
+        bool, typer.Option("--train", help="Also train on the pairs of the run `main`.")
+    ] = False,
 ) -> None:
     """All in one: an embedded Valkey, the service and one worker. Ctrl-C stops all of it."""
     from service.up import House, HouseFell
 
     try:
-        with House(model=model, embedder=embedder, host=host, port=port, data=data) as house:
+        with House(
+            model=model,
+            embedder=embedder,
+            host=host,
+            port=port,
+            data=data,
+            train=["--run", "main"] if train else None,
+        ) as house:
             house.wait()
     except HouseFell as error:
         fail(str(error))

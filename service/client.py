@@ -28,6 +28,8 @@ from service.schemas import (
     Health,
     Job,
     JobKind,
+    JobsPage,
+    JobsState,
     LeaseRequest,
     Pair,
     PairsPage,
@@ -131,6 +133,23 @@ class AsyncClient:
 
     async def cancel(self, job_id: str) -> Job:
         return await self._transport.cancel(job_id)
+
+    async def jobs(
+        self, state: JobsState = "open", *, before: str | None = None, limit: int = 100
+    ) -> JobsPage:
+        """Jobs, newest first, without their results; `dead` for the dead letters."""
+        return await self._transport.jobs(state, before, limit)
+
+    async def retry(self, job_id: str) -> Job:
+        """Puts a dead letter back into the queue."""
+        return await self._transport.retry(job_id)
+
+    async def purge(self) -> int:
+        """Deletes all dead letters, and returns how many there were."""
+        return await self._transport.purge()
+
+    async def runs(self) -> list[Run]:
+        return await self._transport.runs()
 
     async def put_run(self, name: str, settings: RunSettings) -> Run:
         return await self._transport.put_run(name, settings)
@@ -258,6 +277,23 @@ class Client:
 
     def cancel(self, job_id: str) -> Job:
         return self._portal.call(self._client.cancel, job_id)
+
+    def jobs(
+        self, state: JobsState = "open", *, before: str | None = None, limit: int = 100
+    ) -> JobsPage:
+        """Jobs, newest first, without their results; `dead` for the dead letters."""
+        return self._portal.call(lambda: self._client.jobs(state, before=before, limit=limit))
+
+    def retry(self, job_id: str) -> Job:
+        """Puts a dead letter back into the queue."""
+        return self._portal.call(self._client.retry, job_id)
+
+    def purge(self) -> int:
+        """Deletes all dead letters, and returns how many there were."""
+        return self._portal.call(self._client.purge)
+
+    def runs(self) -> list[Run]:
+        return self._portal.call(self._client.runs)
 
     def put_run(self, name: str, settings: RunSettings) -> Run:
         return self._portal.call(self._client.put_run, name, settings)

@@ -53,7 +53,7 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class Message(Model):
-    """One turn, as in TRL's conversational format. Images stand apart, in the request's `images`."""
+    """One turn, as in TRL's conversational format. Images stand apart, in `images`."""
 
     role: Literal["system", "user", "assistant"]
     content: str | list[Part]
@@ -128,7 +128,7 @@ class JobRequest(Model):
             places = sum(isinstance(p, ImagePart) for m in self.messages for p in m.parts)
             if places != len(self.images):
                 raise ValueError(
-                    f"`messages` has {places} image parts and `images` has {len(self.images)} images"
+                    f"`messages` has {places} image parts, and `images` has {len(self.images)}"
                 )
         return self
 
@@ -155,14 +155,19 @@ class BdhsRequest(JobRequest):
 
     reference: str
     """The trusted answer y⁺, which becomes the chosen side."""
-    corruption: Literal["attention"] = "attention"
-    """How the view of the image is spoilt: hide image tokens from attention."""
-    guidance: Literal["sentence", "none"] = "sentence"
-    """`sentence`: complete each sentence of the reference; `none`: generate freely."""
+    corruption: Literal["attention", "noise", "attention+noise"] = "attention"
+    """How the view of the image is spoilt: hide image tokens from attention, add diffusion noise to
+    the pixels, or both."""
+    guidance: Literal["sentence", "none", "token"] = "sentence"
+    """`sentence`: complete each sentence of the reference; `none`: generate freely; `token`:
+    predict every token after the reference's true ones (POVID's distortion; noise only)."""
     rho: float = Field(default=0.99, ge=0.0, le=1.0)
     """ρ_th: an image token stays visible where U(0,1) ≥ ρ_th. 0 hides nothing, 1 everything."""
+    noise_steps: int = Field(default=500, ge=1, le=1000)
+    """N of the diffusion schedule, for `noise` (paper: 100 to 500)."""
     max_iterations: int = Field(default=5, ge=1, le=20)
-    """N_BDHS. When above 1, the last iteration is unguided and taken as it is."""
+    """N_BDHS. When above 1, the last iteration of `sentence` guidance is unguided, and taken as it
+    is."""
     similarity_threshold: float = Field(default=0.97, ge=-1.0, le=1.0)
     """ε_s: cosine similarity to the reference at or above which everything is drawn again."""
     swap_yes_no: bool = True
@@ -177,6 +182,29 @@ class BdhsRequest(JobRequest):
         if not self.reference.strip():
             raise ValueError("`reference` is empty")
         return self
+
+    @model_validator(mode="after")
+    def _settings_that_go_together(self) -> Self:
+        """What would have no effect is refused: whoever set it expects one."""
+        fields = type(self).model_fields
+        if self.guidance == "token" and self.corruption != "noise":
+            raise ValueError(
+                "`guidance` = token is POVID's distortion, which goes with `corruption` = noise, "
+                f"not {self.corruption}"
+            )
+        if self.rho != fields["rho"].default and not self.hides_tokens:
+            raise ValueError(f"`rho` has no effect with `corruption` = {self.corruption}")
+        if self.noise_steps != fields["noise_steps"].default and not self.adds_noise:
+            raise ValueError(f"`noise_steps` has no effect with `corruption` = {self.corruption}")
+        return self
+
+    @property
+    def hides_tokens(self) -> bool:
+        return self.corruption != "noise"
+
+    @property
+    def adds_noise(self) -> bool:
+        return self.corruption != "attention"
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -236,6 +264,8 @@ class SentenceTrace(Model):
     swapped: bool
     finish_reason: str
     """`sentence` (its end was seen), `stop` (end of sequence) or `length`."""
+    seed: int
+    """The sampler's."""
     weight_versions: list[WeightSpan]
     prompt_token_ids: list[int] | None = None
     """As the engine saw them, the image placeholder once per kept token (`trace=full`)."""
@@ -247,6 +277,8 @@ class IterationTrace(Model):
     kept: list[int]
     """Indices of the image tokens left visible, ascending; may be empty."""
     noise_steps: int = 0
+    """0: no noise."""
+    noise_seed: int | None = None
     sentences: list[SentenceTrace]
     text: str
     similarity: float
@@ -363,6 +395,10 @@ class Job(Model):
     history: list[Attempt] = []
     """All attempts without success, oldest first."""
     metadata: dict[str, JsonValue] = {}
+
+
+JobsState = Literal["open", "ended", "dead"]
+"""`dead`: the dead letters."""
 
 
 class JobsPage(Model):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.broker import UNAVAILABLE, Broker, BrokerError, QueueFull, WindowFull
 from service.schemas import (
@@ -15,9 +15,12 @@ from service.schemas import (
     Health,
     Job,
     JobKind,
+    JobsPage,
+    JobsState,
     LeaseRequest,
     PairsPage,
     Problem,
+    Purged,
     Run,
     RunSettings,
     SampleRequest,
@@ -27,6 +30,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 
+RUNS: TypeAdapter[list[Run]] = TypeAdapter(list[Run])
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
@@ -57,6 +61,10 @@ class Transport(Protocol):
     ) -> Job: ...
     async def job(self, job_id: str, wait_s: float) -> Job: ...
     async def cancel(self, job_id: str) -> Job: ...
+    async def jobs(self, state: JobsState, before: str | None, limit: int) -> JobsPage: ...
+    async def retry(self, job_id: str) -> Job: ...
+    async def purge(self) -> int: ...
+    async def runs(self) -> list[Run]: ...
     async def put_run(self, name: str, settings: RunSettings) -> Run: ...
     async def run(self, name: str) -> Run: ...
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage: ...
@@ -97,6 +105,19 @@ class HttpTransport:
 
     async def cancel(self, job_id: str) -> Job:
         return await self._call(Job, "DELETE", f"/jobs/{job_id}")
+
+    async def jobs(self, state: JobsState, before: str | None, limit: int) -> JobsPage:
+        params = {"state": state, "limit": limit} | ({"before": before} if before else {})
+        return await self._call(JobsPage, "GET", "/jobs", params=params)
+
+    async def retry(self, job_id: str) -> Job:
+        return await self._call(Job, "POST", f"/jobs/{job_id}/retry")
+
+    async def purge(self) -> int:
+        return (await self._call(Purged, "DELETE", "/jobs", params={"state": "dead"})).purged
+
+    async def runs(self) -> list[Run]:
+        return RUNS.validate_json((await self._request("GET", "/runs")).content)
 
     async def put_run(self, name: str, settings: RunSettings) -> Run:
         return await self._call(Run, "PUT", f"/runs/{name}", body=settings)
@@ -227,6 +248,23 @@ class RedisTransport:
     async def cancel(self, job_id: str) -> Job:
         await self._call(lambda: self._broker.jobs.cancel(job_id))
         return await self.job(job_id, 0)
+
+    async def jobs(self, state: JobsState, before: str | None, limit: int) -> JobsPage:
+        return await self._call(lambda: self._broker.jobs.page(state, before=before, limit=limit))
+
+    async def retry(self, job_id: str) -> Job:
+        await self._call(lambda: self._broker.jobs.revive(job_id))
+        job = await self.job(job_id, 0)
+        if job.status.ended:
+            raise ProblemError(self._problems.not_dead(job).problem)
+        return job
+
+    async def purge(self) -> int:
+        return await self._call(self._broker.jobs.purge)
+
+    async def runs(self) -> list[Run]:
+        names = await self._call(self._broker.runs.names)
+        return [await self.run(name) for name in names]
 
     async def put_run(self, name: str, settings: RunSettings) -> Run:
         return await self._call(lambda: self._broker.runs.put(name, settings))

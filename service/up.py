@@ -1,4 +1,4 @@
-"""Everything on one machine: an embedded Valkey, the service, one worker, and their end.
+"""Everything on one machine: an embedded Valkey, service, worker, perhaps trainer, and their end.
 
 The children live in sessions of their own, so that Ctrl-C reaches this process alone and it can
 stop them in order: the worker drains while the others still answer. Should this process be killed,
@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,17 @@ from typing import IO, Self
 
 import httpx
 from rich.console import Console
+
+TOY_TRAINING = {
+    "LORA_RANK": "16",
+    "LORA_ALPHA": "32",
+    "LEARNING_RATE": "3e-4",
+    "NLL_WEIGHT": "1",
+    "BATCH_SIZE": "8",
+    "PUBLISH_EVERY": "3",
+    "CHECKPOINT_EVERY": "3",
+}
+"""Settings of a trainer that suit the toy model, which is far smaller than the paper's."""
 
 STOP_S = 45.0
 """Seconds that a child may take to end in order: longer than a worker drains."""
@@ -37,8 +48,19 @@ class HouseFell(RuntimeError):
 class House:
     """The parts, started in order by `with` and stopped in reverse."""
 
-    def __init__(self, *, model: str, embedder: str, host: str, port: int, data: Path):
+    def __init__(
+        self,
+        *,
+        model: str,
+        embedder: str,
+        host: str,
+        port: int,
+        data: Path,
+        train: Sequence[str] | None = None,
+    ):
+        """`train`: arguments of `prefstream train`; None: no trainer."""
         self.url = f"http://{host}:{port}"
+        self._train = train
         self._model = model
         self._embedder = embedder
         self._host = host
@@ -105,6 +127,8 @@ class House:
             environment.setdefault("PREFSTREAM_WORKER_ENFORCE_EAGER", "1")
             environment.setdefault("PREFSTREAM_WORKER_DTYPE", "float32")
             environment.setdefault("PREFSTREAM_WORKER_MAX_LORA_RANK", "16")
+            for name, value in TOY_TRAINING.items():
+                environment.setdefault(f"PREFSTREAM_TRAINER_{name}", value)
             if self._embedder == "embedded":
                 environment.setdefault("HF_HUB_OFFLINE", "1")
         self._spawn(
@@ -114,6 +138,15 @@ class House:
         )
         with self._console.status(f"Loading {self._model} …"):
             self._until(self._is_ready)
+        if self._train is not None and not self._stop.is_set():
+            self._spawn(
+                "trainer",
+                [
+                    *(*command, "train", "--url", redis_url, "--model", self._model),
+                    *("--output", str(self._data / "train"), *self._train),
+                ],
+                environment,
+            )
         if not self._stop.is_set():
             self._console.print(
                 f"prefstream is up: [bold]{self.url}[/bold]  (API: {self.url}/docs, "
@@ -171,6 +204,8 @@ class House:
 
     def _check(self) -> None:
         for name, child in self._children.items():
+            if child.poll() == 0 and name == "trainer":
+                continue  # it took all its steps
             if child.poll() is not None:
                 log = self._data / f"{name}.log"
                 raise HouseFell(
@@ -184,7 +219,7 @@ class House:
         running = {n: c for n, c in self._children.items() if c.poll() is None}
         if running:
             self._console.print("Stopping …")
-        for name in ("worker", "service", "valkey"):
+        for name in ("trainer", "worker", "service", "valkey"):
             if name in running:
                 _end_group(running[name])
         for child in self._children.values():

@@ -52,8 +52,9 @@ def server(servers: dict[str, Server]) -> Server:
 
 @pytest.fixture
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A Valkey of this test's own, to be killed and started again."""
-    server = Server("valkey", tmp_path_factory.mktemp("own"))
+    """A Valkey of this test's own, to be killed and started again. It keeps what it confirmed:
+    under `everysec`, a busy disk delays writes by up to two seconds, which a kill then loses."""
+    server = Server("valkey", tmp_path_factory.mktemp("own"), appendfsync="always")
     server.start()
     yield server
     server.kill()

@@ -63,6 +63,11 @@ def newest(output: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def any_in(output: Path) -> bool:
+    """Whether there are checkpoints, ours or another's, complete or not."""
+    return bool(_folders(output))
+
+
 def keep_newest(output: Path, count: int) -> None:
     """Removes older ones. A removal that is cut short leaves one that does not count."""
     for path in _folders(output)[:-count]:

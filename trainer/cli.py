@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from service import logs
+from service.client import ProblemError
 from service.console import fail
 from trainer.settings import read_settings
 
@@ -64,7 +65,7 @@ def train(
         fail(f"The trainer is not installed ({error}). Install prefstream[trainer].")
     try:
         run_training(settings, _stop_on_signals())
-    except (BadRun, Unservable) as error:
+    except (BadRun, Unservable, ProblemError) as error:
         fail(str(error))
 
 

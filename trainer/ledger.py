@@ -85,16 +85,18 @@ class Ledger:
             for lease in ready:  # another thread must not take them as well
                 del self._leases[lease.batch.lease]
         acknowledged = 0
-        for lease in ready:
+        for number, lease in enumerate(ready):
             try:
                 lease.ack()
             except Exception as error:
+                if not (is_away(error) or is_gone(error)):
+                    raise
+                log.warning("not acknowledged", lease=lease.batch.lease, reason=str(error))
                 if is_away(error):
                     with self._lock:
-                        self._leases[lease.batch.lease] = lease
-                elif not is_gone(error):  # gone: it comes again, and is known
-                    raise
-                log.warning("batch not acknowledged", lease=lease.batch.lease, reason=str(error))
+                        self._leases |= {later.batch.lease: later for later in ready[number:]}
+                    break
+                # Gone: its pairs come again, and are known.
             else:
                 with self._lock:
                     self._saved -= {pair.pair_id for pair in lease.batch.pairs}
@@ -112,4 +114,6 @@ class Ledger:
             except Exception as error:
                 if not (is_away(error) or is_gone(error)):
                     raise
-                log.warning("batch not handed back", lease=lease.batch.lease, reason=str(error))
+                log.warning("not handed back", lease=lease.batch.lease, reason=str(error))
+                if is_away(error):
+                    return  # the leases run out

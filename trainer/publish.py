@@ -1,6 +1,5 @@
 """New versions of the policy: to the weight store, then announced to the workers."""
 
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -57,7 +56,7 @@ class Publisher:
         version = max(newest, self.version) + 1
         with tempfile.TemporaryDirectory() as folder:
             for name in ADAPTER_FILES:
-                shutil.copyfile(adapter / name, Path(folder, name))
+                Path(folder, name).symlink_to((adapter / name).absolute())
             published = self._store.publish(Path(folder), version, "lora", step=step, run=self._run)
         self._patience.reach(lambda: self._client.announce(published))
         self.version = version

@@ -26,7 +26,7 @@ BETAS: dict[Loss, float] = {"dpo": 0.1, "ipo": 0.9, "slic": 0.1}
 class TrainerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PREFSTREAM_TRAINER_", extra="forbid")
 
-    url: str = "http://127.0.0.1:8000"
+    url: str = Field(default="http://127.0.0.1:8000", pattern=r"^(https?|rediss?|unix)://")
     """The service (http://, https://), or inside the cluster its server (redis://, rediss://)."""
     api_key: SecretStr | None = None
     """The service's, if it asks for one."""

@@ -132,7 +132,10 @@ class Pairs:
         return rows
 
     def _lease(self, count: int) -> list[tuple[Pair, int | None]] | None:
-        """New pairs, and their staleness, that came within a second, perhaps none. None: there is no such run yet."""
+        """New pairs that came within a second, perhaps none, each with its staleness.
+
+        None: there is no such run yet.
+        """
         batches = self._client.batches(
             self._run, group=self._group, size=count, lease_s=self._lease_s, idle_s=PAUSE_S
         )
@@ -287,7 +290,8 @@ class Stream:
     def _collated(self, share: Share, collate: Collate) -> Step:
         size = self.device_batch_size
         parts = [share.rows[i : i + size] for i in range(0, len(share.rows), size)]
-        return Step(share.pair_ids, [collate([row.columns() for row in part]) for part in parts])
+        batches = [collate([row.columns() for row in part]) for part in parts]
+        return Step(share.pair_ids, share.figures, batches)
 
 
 def placeholder() -> IterableDataset:

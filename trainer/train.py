@@ -5,6 +5,7 @@ and rank 0 alone talks to the service, keeps the ledger and writes what is not t
 """
 
 import importlib.metadata
+import shutil
 import tempfile
 import threading
 from collections.abc import Generator
@@ -20,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
+    ProgressCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -29,12 +31,13 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from service.client import Client
-from trainer import checkpoint
+from trainer import checkpoint, journal
 from trainer.adapter import lora_config
 from trainer.checkpoint import Record
 from trainer.journal import Journal
 from trainer.ledger import Ledger
 from trainer.patience import Patience, Stopped
+from trainer.progress import Bar
 from trainer.publish import Publisher
 from trainer.settings import Loss, TrainerSettings
 from trainer.stream import Pairs, Stream, placeholder
@@ -46,6 +49,10 @@ LOSS_TYPES: dict[Loss, str] = {"dpo": "sigmoid", "ipo": "ipo", "slic": "hinge"}
 
 PATIENCE_S = 5.0
 """How long the client repeats a call by itself. Beyond that the trainer says what it waits for."""
+
+
+ADAPTER_PREFIX = ".adapter-"
+"""Of folders in which an adapter is made ready to be published."""
 
 
 class BadRun(ValueError):
@@ -99,6 +106,8 @@ def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
         )
         trainer = build_trainer(settings, stream, state.num_processes)
         bookkeeping = Bookkeeping(settings, trainer, stream, desk)
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Bar())
         trainer.add_callback(bookkeeping)
         stream.start(trainer.data_collator)
         try:
@@ -215,6 +224,8 @@ def _desk(
         yield None
         return
     settings.output.mkdir(parents=True, exist_ok=True)
+    for left_over in settings.output.glob(f"{ADAPTER_PREFIX}*"):
+        shutil.rmtree(left_over)
     ledger = Ledger(record.unacknowledged if record else ())
     key = settings.api_key.get_secret_value() if settings.api_key else None
     with Client(
@@ -238,9 +249,9 @@ def _desk(
             wait=settings.publish_wait,
             wait_s=settings.publish_wait_s,
         )
-        journal = Journal(settings.output, record.step if record else 0)
+        steps = Journal(settings.output, record.step if record else 0)
         try:
-            yield Desk(ledger, journal, pairs, publisher)
+            yield Desk(ledger, steps, pairs, publisher)
         finally:
             ledger.close()
 
@@ -274,7 +285,9 @@ class Bookkeeping(TrainerCallback):
             self._publish(state.global_step)
 
     def _publish(self, step: int) -> None:
-        with tempfile.TemporaryDirectory(prefix=".adapter-", dir=self._settings.output) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix=ADAPTER_PREFIX, dir=self._settings.output
+        ) as folder:
             self._trainer.save_model(folder)  # by all processes: weights may be sharded
             if self._desk:
                 try:
@@ -321,6 +334,11 @@ class Bookkeeping(TrainerCallback):
 
 def _resume_from(settings: TrainerSettings, state: PartialState) -> Path | None:
     """The checkpoint to go on from: rank 0 looks, and tells the others."""
+    if checkpoint.any_in(settings.output) and not (settings.output / journal.NAME).is_file():
+        raise BadRun(
+            f"{settings.output} holds checkpoints that are not this trainer's: there is no "
+            f"{journal.NAME} beside them. Give it an `output` of its own."
+        )
     found = [checkpoint.newest(settings.output) if state.is_main_process else None]
     if state.num_processes > 1:
         broadcast_object_list(found)

@@ -24,7 +24,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from service import pictures
 from service.schemas import ImageView
 from worker import plugin
-from worker.plugin.masking import KEPT
+from worker.bdhs.policy import View
+from worker.plugin.masking import KEPT, NOISE
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -188,7 +189,7 @@ class Engine:
         params: SamplingParams,
         pictures: Sequence[Picture] = (),
         *,
-        kept: Sequence[int] | None = None,
+        view: View | None = None,
         lora: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs of one request as they come; closing the generator aborts the request.
@@ -196,15 +197,15 @@ class Engine:
         Args:
             prompt_token_ids: with one image placeholder for each picture.
             params: `max_tokens` is lowered to what the context leaves.
-            kept: indices of the image tokens to keep, of a single picture, at least one;
-                None keeps all.
+            view: how much of a single picture to show: at least one token. None: all of it.
             lora: an adapter that `add_lora` has accepted; any other kills vLLM's process.
 
         Raises:
             PromptTooLong, RequestRefused, EngineDied
         """
         llm = self._running()
-        image_tokens = len(kept) if kept is not None else sum(map(self.image_tokens, pictures))
+        all_tokens = sum(map(self.image_tokens, pictures))
+        image_tokens = all_tokens if view is None else len(view.kept)
         length = len(prompt_token_ids) - len(pictures) + image_tokens
         if length >= self.max_model_len:
             raise PromptTooLong(length, self.max_model_len)
@@ -213,8 +214,14 @@ class Engine:
         if pictures:
             prompt["multi_modal_data"] = {"image": [p.image for p in pictures]}
             prompt["multi_modal_uuids"] = {"image": [p.ref for p in pictures]}
-            if kept is not None:
-                prompt["mm_processor_kwargs"] = {KEPT: list(kept)}
+            if view is not None:
+                # What changes nothing is left out, so that its cached embeddings are shared.
+                changes: dict[str, Any] = {}
+                if image_tokens < all_tokens:
+                    changes[KEPT] = list(view.kept)
+                if view.noise_steps:
+                    changes[NOISE] = [view.noise_steps, view.noise_seed]
+                prompt["mm_processor_kwargs"] = changes
         outputs = llm.generate(prompt, params, request_id=uuid.uuid4().hex, lora_request=lora)
         if self._in_flight == 0:
             self._last_output = time.monotonic()

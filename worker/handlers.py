@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Literal
 
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
@@ -112,7 +113,7 @@ class Handlers:
             rejected=[assistant_turn(rejected.text)],
             pair_id=claim.job_id,
             run=request.run,
-            method="bdhs-attention",
+            method=_method(request),
             chosen_version=None,
             rejected_version=rejected.oldest_version,
             rejected_spans=rejected.spans,
@@ -127,6 +128,13 @@ class Handlers:
 
 def _failed(code: str, error: Exception, **details: int) -> JobFailed:
     return JobFailed(JobError(code=code, message=str(error), details=dict(details)))
+
+
+def _method(request: BdhsRequest) -> Literal["bdhs-attention", "bdhs-noise", "povid-token"]:
+    """The pair's method; with both corruptions, the one that hides tokens names it."""
+    if request.guidance == "token":
+        return "povid-token"
+    return "bdhs-attention" if request.hides_tokens else "bdhs-noise"
 
 
 def _seed(asked: int | None) -> int:

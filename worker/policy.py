@@ -1,15 +1,17 @@
 """The engine as BDHS's policy: bound to one prompt, one image, one request's sampling settings."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from service.schemas import ImageView, JobRequest, WeightSpan
-from worker.bdhs.policy import Completion, SentenceEnd
+from worker.bdhs.policy import Completion, SentenceEnd, View
 from worker.engine import Engine, Picture
 from worker.prompts import Prompt
 
@@ -56,26 +58,13 @@ class EnginePolicy:
         answer: str,
         cut: int,
         *,
-        kept: Sequence[int],
+        view: View,
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
-        token_ids = self._prompt.upto(answer, cut)
-        if kept:
-            # All tokens kept is no mask: the embeddings may be shared with unmasked requests.
-            mask = kept if len(kept) < self.image_tokens else None
-            outputs = self._engine.generate(
-                token_ids,
-                self._params(seed, sentence_end),
-                [self._picture],
-                kept=mask,
-                lora=self._lora,
-            )
-        else:
-            token_ids = self._prompt.without_images(token_ids)
-            outputs = self._engine.generate(
-                token_ids, self._params(seed, sentence_end), lora=self._lora
-            )
+        outputs = self._generate(
+            self._prompt.upto(answer, cut), view, self._params(seed, sentence_end)
+        )
         async with aclosing(outputs):
             async for output in outputs:
                 written = output.outputs[0]
@@ -85,13 +74,53 @@ class EnginePolicy:
                     return Completion(
                         text=written.text[:end],
                         finish_reason="sentence" if end is not None else str(written.finish_reason),
-                        prompt_token_ids=list(output.prompt_token_ids or token_ids),
+                        prompt_token_ids=list(output.prompt_token_ids or ()),
                         token_ids=ids,
                         weight_versions=[WeightSpan(start=0, end=len(ids), version=self._version)],
                     )
         raise AssertionError("vLLM ended a request without a last output")
 
+    async def predict(self, answer: str, *, view: View) -> Completion:
+        """One prefill: vLLM states the likeliest token at every place of the prompt."""
+        token_ids, before = self._prompt.whole(answer)
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            prompt_logprobs=1,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        outputs = self._generate(token_ids, view, params)
+        async with aclosing(outputs):
+            async for output in outputs:
+                # The image's tokens, in place of its one placeholder, stand before the answer.
+                before += len(output.prompt_token_ids or ()) - len(token_ids)
+                places = (output.prompt_logprobs or [])[before:]
+                ids = [_likeliest(place) for place in places if place is not None]
+                return Completion(
+                    text=self._engine.tokenizer.decode(ids, skip_special_tokens=True),
+                    finish_reason="length",
+                    prompt_token_ids=list(output.prompt_token_ids or ()),
+                    token_ids=ids,
+                    weight_versions=[WeightSpan(start=0, end=len(ids), version=self._version)],
+                )
+        raise AssertionError("vLLM ended a request without a last output")
+
+    def _generate(
+        self, token_ids: list[int], view: View, params: SamplingParams
+    ) -> AsyncGenerator[RequestOutput, None]:
+        if not view.kept:  # nothing to see: the prompt without the image
+            return self._engine.generate(
+                self._prompt.without_images(token_ids), params, lora=self._lora
+            )
+        return self._engine.generate(token_ids, params, [self._picture], view=view, lora=self._lora)
+
     def _params(self, seed: int, sentence_end: SentenceEnd | None) -> SamplingParams:
         # Only a sentence's end has to be watched for.
         kind = RequestOutputKind.CUMULATIVE if sentence_end else RequestOutputKind.FINAL_ONLY
         return sampling(self._request, seed=seed, output_kind=kind)
+
+
+def _likeliest(place: dict[int, Logprob]) -> int:
+    """vLLM gives the likeliest token and the prompt's own, with their ranks."""
+    return min(place, key=lambda token: place[token].rank or 0)

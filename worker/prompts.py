@@ -85,6 +85,12 @@ class Prompt:
         text = self._render([*self._conversation, assistant_turn(answer)], open_turn=False)
         return self._tokenize(text[: start + cut])[0]
 
+    def whole(self, answer: str) -> tuple[list[int], int]:
+        """Ids of the conversation and the whole answer to it, without what closes the turn; and
+        how many of them stand before the answer."""
+        start, _, ends = self._answer(answer)
+        return self.upto(answer, len(answer.rstrip())), sum(end <= start for end in ends)
+
     def without_images(self, token_ids: Sequence[int]) -> list[int]:
         """The ids less the image placeholders: what an empty mask leaves."""
         return [token for token in token_ids if token != self._image_token_id]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from service.api.bodies import JsonRoute
 from service.api.context import Context, Shared
-from service.api.problems import RESPONSES, no_such_run
+from service.api.problems import RESPONSES, Refusal, no_such_run
 from service.api.sse import EventStream, Sse
 from service.broker.store import moment
 from service.schemas import Batch, GroupName, LeaseRequest, LeaseState, Model, RunName
@@ -64,6 +64,14 @@ async def renew(
     lease_s = body.lease_s if body else None
     expiry = await shared.broker.batches.renew(run, lease, lease_s)
     return LeaseState(lease=lease, expires_at=moment(expiry))
+
+
+@router.delete("/groups/{group}", summary="Forget a group", status_code=204, responses=RESPONSES)
+async def forget(run: RunName, group: GroupName, shared: Shared) -> None:
+    """For a group whose subscribers will not come back: what it has not acknowledged no longer
+    keeps the log from being trimmed."""
+    if not await shared.broker.batches.forget(run, group):
+        raise Refusal(404, "group_not_found", f"Run {run!r} has no group {group!r}.")
 
 
 @router.get(

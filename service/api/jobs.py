@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Response
 
 from service.api.context import Context, Shared, WaitS
-from service.api.problems import RESPONSES, Refusal, no_such_job
+from service.api.problems import RESPONSES, Refusal, no_such_job, not_dead
 from service.api.sse import EventStream, Sse
 from service.broker import Event
-from service.schemas import Job, JobsPage, Purged
+from service.schemas import Job, JobsPage, JobsState, Purged
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=RESPONSES)
 
@@ -18,13 +18,10 @@ END = "end"
 """The id of a job's last event."""
 
 
-State = Literal["open", "ended", "dead"]
-
-
 @router.get("", summary="List jobs", response_model=JobsPage)
 async def list_jobs(
     shared: Shared,
-    state: Annotated[State, Query(description="`dead`: the dead letters.")] = "open",
+    state: Annotated[JobsState, Query(description="`dead`: the dead letters.")] = "open",
     before: Annotated[str | None, Query(description="The `before` of an earlier page.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
@@ -47,9 +44,7 @@ async def retry_job(job_id: str, shared: Shared) -> Response:
     if job is None:
         raise no_such_job(job_id)
     if job.status.ended:
-        raise Refusal(
-            409, "not_dead", f"Job {job_id} is {job.status}. Only dead letters can be retried."
-        )
+        raise not_dead(job)
     return Response(job.model_dump_json(), media_type="application/json")
 
 

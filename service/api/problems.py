@@ -93,6 +93,11 @@ def no_such_job(job_id: str) -> Refusal:
     )
 
 
+def not_dead(job: Job) -> Refusal:
+    detail = f"Job {job.id} is {job.status}. Only dead letters can be retried."
+    return Refusal(409, "not_dead", detail)
+
+
 def no_such_run(run: str) -> Refusal:
     return Refusal(
         404,

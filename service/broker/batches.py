@@ -204,6 +204,21 @@ return held
 )
 
 
+FORGET = Script(
+    GROUPS
+    + """
+local run, group = unpack(ARGV)
+local known = redis.call('SREM', run_key(run) .. ':groups', group)
+local parts = {'', ':unacked', ':again', ':aside', ':leases', ':held', ':tries', ':acked'}
+for _, part in ipairs(parts) do
+  redis.call('UNLINK', group_key(run, group) .. part)
+end
+ring('run:' .. run)
+return known
+"""
+)
+
+
 class Batches:
     def __init__(self, store: Store, bell: Bell) -> None:
         self._store = store
@@ -263,6 +278,11 @@ class Batches:
     async def renew(self, run: str, lease: str, lease_s: float | None = None) -> float:
         """Extends a lease. Returns when it ends now, in ms since 1970. Raises: as `ack`."""
         return await self._settle(RENEW, run, lease, self._lease_ms(lease_s))
+
+    async def forget(self, run: str, group: str) -> bool:
+        """Deletes a group, which then no longer keeps the log from being trimmed. False: there is
+        none. A subscriber that comes back begins anew, with the oldest pair that is kept."""
+        return bool(await self._store.run(FORGET, run, group))
 
     async def held(self, run: str, group: str, leases: list[str]) -> list[str]:
         """Those of these leases that still stand."""

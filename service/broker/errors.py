@@ -1,10 +1,28 @@
 """What the broker refuses, and why. The API turns each into an answer; workers see a few."""
 
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-UNAVAILABLE: tuple[type[Exception], ...] = (RedisError, RedisConnectionError, OSError)
-"""For `except`: the server is away, loading, read-only or full. Trying again may help."""
+
+class ServerRefuses(RedisConnectionError):
+    """The server is there, and does not take writes: its disk fails, a script holds it up."""
+
+
+REFUSALS = ("MISCONF", "NOREPLICAS", "BUSY")
+"""How its answers begin then."""
+
+UNAVAILABLE: tuple[type[Exception], ...] = (
+    RedisConnectionError,  # loading and wrong passwords included
+    RedisTimeoutError,
+    ReadOnlyError,
+    OutOfMemoryError,
+    ClusterDownError,
+    TryAgainError,
+    OSError,
+)
+"""For `except`: the server is away, loading, read-only or full. Trying again may help. Any other
+answer that is an error is a fault of ours, and belongs to nobody's retry."""
 
 
 class BrokerError(Exception):

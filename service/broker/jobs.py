@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import JsonValue, TypeAdapter
 
@@ -24,6 +24,7 @@ from service.schemas import (
     JobError,
     JobKind,
     JobsPage,
+    JobsState,
     JobStatus,
     Priority,
     Result,
@@ -235,9 +236,7 @@ class Jobs(Work):
         await self._store.run(CANCEL, job_id)
         return await self.get(job_id)
 
-    async def page(
-        self, where: Literal["open", "ended", "dead"], *, before: str | None, limit: int
-    ) -> JobsPage:
+    async def page(self, where: JobsState, *, before: str | None, limit: int) -> JobsPage:
         """Jobs that are open, have ended (and are still kept), or are dead letters."""
         ids = await self._store.run(LIST, where, before or "", limit)
         jobs: list[Job] = []

@@ -17,10 +17,10 @@ from typing import Any, Protocol, Self, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.broker.errors import NotDurable
+from service.broker.errors import REFUSALS, NotDurable, ServerRefuses
 from service.settings import Settings
 
 ANSWER_S = 10.0
@@ -236,6 +236,10 @@ async def answered_within(seconds: float) -> AsyncGenerator[None]:
             yield
     except TimeoutError as error:
         raise RedisTimeoutError(f"no answer within {seconds:g} s") from error
+    except ResponseError as error:
+        if str(error).startswith(REFUSALS):
+            raise ServerRefuses(str(error)) from error
+        raise
 
 
 def milliseconds(seconds: float) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from service.broker.runs import APPEND_PAIR, settings_fields
 from service.broker.store import MAX_BLOCK_S, Script, milliseconds, moment, new_epoch, new_nonce
@@ -217,7 +217,8 @@ class Work(Upkeep):
             left = end - time.monotonic()
             if claims or left <= 0:
                 return claims
-            await self._wait_for_work(seen, min(left, self._sweep_every_s, due_ms / 1000))
+            if seen:  # else it had claimed what it cannot read, and there may be more
+                await self._wait_for_work(seen, min(left, self._sweep_every_s, due_ms / 1000))
 
     async def _claim_now(self, worker_id: str, count: int) -> tuple[list[Claim], list[str], float]:
         call = asyncio.ensure_future(self._store.run(CLAIM, worker_id, count))
@@ -225,9 +226,14 @@ class Work(Upkeep):
             claimed, seen, due = await asyncio.shield(call)
         except asyncio.CancelledError:
             for values in (await call)[0]:
-                await self.release(claim_from(worker_id, values))
+                await self._store.run(RELEASE, values[0], values[3])
             raise
-        claims = [claim_from(worker_id, values) for values in claimed]
+        claims: list[Claim] = []
+        for values in claimed:
+            try:
+                claims.append(claim_from(worker_id, values))
+            except ValidationError as error:  # enqueued by another release of the service, say
+                await self._retry(values[0], values[3], unreadable(error), give_up=False)
         return claims, seen, float("inf") if due == "" else float(due)
 
     async def _wait_for_work(self, seen: list[str], seconds: float) -> None:
@@ -283,14 +289,17 @@ class Work(Upkeep):
 
         `give_up` sends it there at once. False: superseded.
         """
+        return await self._retry(claim.job_id, claim.attempt, error, give_up=give_up)
+
+    async def _retry(self, job_id: str, attempt: int, error: JobError, *, give_up: bool) -> bool:
         settings = self._store.settings
-        longest = min(settings.retry_max_s, settings.retry_base_s * 2 ** (claim.attempt - 1))
+        longest = min(settings.retry_max_s, settings.retry_base_s * 2 ** (attempt - 1))
         delay = longest * random.uniform(0.5, 1.0)
         return bool(
             await self._store.run(
                 RETRY,
-                claim.job_id,
-                claim.attempt,
+                job_id,
+                attempt,
                 error.model_dump_json(),
                 round(delay * 1000),
                 int(give_up),
@@ -312,6 +321,14 @@ def oldest_version(pair: Pair) -> int | str:
     """Of the policy-made sides; empty if the policy made none."""
     versions = [v for v in (pair.chosen_version, pair.rejected_version) if v is not None]
     return min(versions, default="")
+
+
+def unreadable(error: ValidationError) -> JobError:
+    return JobError(
+        code="unreadable_request",
+        message="The worker does not understand this request; is it of the service's release? "
+        + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
+    )
 
 
 def claim_from(worker_id: str, values: list[Any]) -> Claim:

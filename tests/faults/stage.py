@@ -86,6 +86,12 @@ class Stage:
                 actor.kill()
                 actor.wait(10)
 
+    def states(self) -> dict[str, str]:
+        return {
+            role: psutil.Process(actor.pid).status() if actor.poll() is None else "dead"
+            for role, actor in self._actors.items()
+        }
+
     def logs(self) -> str:
         return "\n".join(
             f"--- {path.name}\n{path.read_text()[-1500:]}"

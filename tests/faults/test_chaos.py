@@ -70,9 +70,6 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
                 f"subscriber{number}", "tests.faults.subscriber", address, RUNS[0], str(acked)
             )
         yield stage
-    except BaseException:
-        sys.stderr.write(stage.logs())
-        raise
     finally:
         stage.close()
         server.kill()
@@ -177,8 +174,12 @@ async def test_nothing_is_lost_and_nothing_is_there_twice(stage: Stage) -> None:
     healing = asyncio.create_task(heal(stage))
     try:
         async with Broker.connect(settings) as broker:
-            statuses = await _all_ended(broker, accepted)
-            await _check(broker, stage, accepted, statuses)
+            try:
+                statuses = await _all_ended(broker, accepted)
+                await _check(broker, stage, accepted, statuses)
+            except BaseException:
+                sys.stderr.write(f"{stage.logs()}\n{await broker.figures()}\n{stage.states()}")
+                raise
     finally:
         healing.cancel()
     assert set(hurts) >= set(DECK), "everything must have happened"

@@ -214,6 +214,18 @@ async def test_trimming_keeps_what_is_not_acknowledged(broker: Broker) -> None:
     assert ids(fresh) == pairs[3:], "a new group begins with what is kept"
 
 
+async def test_a_forgotten_group_keeps_nothing(broker: Broker) -> None:
+    await broker.runs.put("r", RunSettings(keep=0))
+    pairs = await append(broker, 2)
+    await must_lease(broker, group="viewer")
+    batch = await must_lease(broker)
+    assert await broker.batches.forget("r", "viewer")
+    assert not await broker.batches.forget("r", "viewer")
+    assert await _kept(broker) == pairs
+    await broker.batches.ack("r", batch.lease)
+    assert await _kept(broker) == []
+
+
 async def test_retention_trims_what_is_missed_and_counts_it(broker: Broker) -> None:
     await broker.runs.put("r", RunSettings(retention=2))
     await append(broker, 2)
@@ -272,6 +284,8 @@ async def test_leases_over_http(http: httpx.AsyncClient, worker: Broker) -> None
     assert (await http.post(f"{path}/{batch['lease']}/nack")).status_code == 204
     lost = await http.post(f"{path}/{batch['lease']}/ack")
     assert (lost.status_code, lost.json()["code"]) == (410, "lease_lost")
+    assert (await http.delete("/runs/r/groups/nobody")).status_code == 404
+    assert (await http.delete("/runs/r/groups/trainer")).status_code == 204
     for nonsense in ("x", "~~", "%00~x~y"):
         assert (await http.post(f"{path}/{nonsense}/ack")).status_code == 409
 

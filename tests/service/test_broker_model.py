@@ -32,7 +32,7 @@ from tests.servers import Server
 from tests.service.leaks import find_leaks
 from tests.service.samples import bdhs_result, enqueue_bdhs, weight_version
 
-EXAMPLES = int(os.environ.get("PREFSTREAM_MODEL_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("PREFSTREAM_MODEL_EXAMPLES", "25"))
 """If it is set, the examples are new ones every time."""
 
 T = TypeVar("T")

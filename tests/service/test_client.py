@@ -8,7 +8,15 @@ import pytest_asyncio
 
 from service.broker import Broker
 from service.client import AsyncClient, Client, ProblemError, image_data
-from service.schemas import BdhsRequest, JobError, RunSettings, SampleRequest
+from service.schemas import (
+    BdhsRequest,
+    ImagePart,
+    JobError,
+    Message,
+    RunSettings,
+    SampleRequest,
+    TextPart,
+)
 from tests.servers import Server
 from tests.service.samples import append, bdhs_result, claim_one, png, sample_result, weight_version
 from tests.waiting import until
@@ -29,6 +37,9 @@ async def client(
 
 async def test_a_pair_from_end_to_end(client: AsyncClient, worker: Broker) -> None:
     run = await client.put_run("r", RunSettings(window=5))
+    talk = Message(role="user", content=[ImagePart(), TextPart(text="?")])
+    messages = BdhsRequest(messages=[talk], reference="Red.", images=BDHS.images)
+    assert (await client.cancel((await client.bdhs(messages)).id)).status == "cancelled"
     assert await client.run("r") == run
     waiting = asyncio.create_task(client.bdhs(BDHS, wait_s=20))
     claim = await claim_one(worker)
@@ -126,6 +137,22 @@ async def test_batches_of_no_run(client: AsyncClient) -> None:
         await anext(client.batches("nowhere"))
 
 
+async def test_jobs_and_runs_are_administered(client: AsyncClient, worker: Broker) -> None:
+    first, second = await client.bdhs(BDHS), await client.bdhs(BDHS)
+    assert {job.id for job in (await client.jobs()).jobs} == {first.id, second.id}
+    assert [run.name for run in await client.runs()] == ["r"]
+    for claim in await worker.jobs.claim("w", 2, block_s=5):
+        await worker.jobs.retry(claim, JobError(code="no", message="No."), give_up=True)
+    assert len((await client.jobs("dead", limit=1)).jobs) == 1
+    assert (await client.retry(first.id)).status == "queued"
+    assert await client.purge() == 1
+    assert (await client.cancel(first.id)).status == "cancelled"
+    with pytest.raises(ProblemError, match="409 not_dead"):
+        await client.retry(first.id)
+    with pytest.raises(ProblemError, match="404 job_not_found"):
+        await client.retry(second.id)
+
+
 async def test_versions_are_announced(client: AsyncClient) -> None:
     assert (await client.weights()).newest is None
     assert (await client.announce(weight_version(2))).newest == weight_version(2)
@@ -154,6 +181,7 @@ async def test_the_client_that_does_not_await(
                 assert batch.pairs == [pair]
                 batch.ack()
             assert client.run("r").groups[0].acknowledged == 1
+            assert (len(client.runs()), client.jobs().jobs, client.purge()) == (1, [], 0)
             return pair.pair_id
 
     using = asyncio.create_task(asyncio.to_thread(use))

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from service.broker import Broker
 from service.client import AsyncClient, image_data
-from service.schemas import BdhsRequest, BdhsResult, Pair, RunSettings, assistant_turn
+from service.schemas import Pair, RunSettings, SampleRequest, SampleResult, assistant_turn
 from service.settings import Settings
 from trainer.toy.dataset import Item, examples, held_out
 from trainer.toy.heldout import png
@@ -29,15 +29,9 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
     async with AsyncClient(url) as client, Broker.connect(settings) as worker:
         await client.put_run(run, RunSettings(window=window))
         for number, item in enumerate(wanted, start):
-            request = BdhsRequest(
-                prompt=item.prompt,
-                images=[image_data(png(item))],
-                reference=item.reference,
-                run=run,
-            )
-            await client.bdhs(request)
+            request = SampleRequest(prompt=item.prompt, images=[image_data(png(item))], run=run)
+            await client.sample(request)
             [claim] = await worker.jobs.claim("w", 1, block_s=10)
-            assert isinstance(claim.request, BdhsRequest)
             pair = Pair(
                 prompt=claim.request.conversation,
                 images=claim.request.images,
@@ -45,16 +39,17 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
                 rejected=[assistant_turn(rejected(number))],
                 pair_id=claim.job_id,
                 run=run,
-                method="bdhs-attention",
+                method="online",
                 chosen_version=None,
                 rejected_version=0,
                 rejected_spans=[],
-                similarity=0.5,
-                iterations=1,
+                similarity=None,
+                iterations=None,
                 seed=number,
                 created_at=datetime.now(UTC),
             )
-            assert await worker.jobs.finish(claim, BdhsResult(pair=pair, trace=None))
+            result = SampleResult(responses=[], seed=number)
+            assert await worker.jobs.finish(claim, result, pair)
             made.append(claim.job_id)
     return made
 

@@ -10,16 +10,27 @@ from tests.trainer import pairs
 from tests.trainer.conftest import Configure
 from tests.trainer.trials import KILL_POINTS, Trials
 from trainer import checkpoint, journal
+from trainer.settings import TrainerSettings
 
 
 @pytest.mark.parametrize("point", KILL_POINTS)
 def test_a_killed_trainer_resumes_without_loss_or_repetition(
     point: str, server: Server, configure: Configure, trials: Trials
 ):
+    resumes(server, configure(steps=5, lease_s=1.0), trials, point, processes=1)
+
+
+def test_so_do_two_processes(server: Server, configure: Configure, trials: Trials):
+    point = "after a step, before its checkpoint"
+    resumes(server, configure(steps=5, lease_s=1.0), trials, point, processes=2)
+
+
+def resumes(
+    server: Server, settings: TrainerSettings, trials: Trials, point: str, processes: int
+) -> None:
     made = pairs.append(server.url, 20)
-    settings = configure(steps=5, lease_s=1.0)
-    trials.run(settings, kill_at=point)
-    trials.run(settings)
+    trials.run(settings, kill_at=point, processes=processes)
+    trials.run(settings, processes=processes)
     used = Counter(pair for _, step in journal.read(settings.output) for pair in step)
     assert used == Counter(made)
     record = checkpoint.Record.read(settings.output / "checkpoint-5")

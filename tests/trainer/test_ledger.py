@@ -105,10 +105,14 @@ def test_a_service_that_is_away_is_told_another_time():
     admitted(ledger, lease)
     ledger.use(["a"])
     ledger.save(["a"])
+    later = FakeLease("2", "b")
+    admitted(ledger, later)
+    ledger.use(["b"])
+    ledger.save(["b"])
     assert ledger.settle() == 0
-    assert ledger.unacknowledged() == ["a"]
+    assert ledger.unacknowledged() == ["a", "b"]
     lease.fails = None
-    assert ledger.settle() == 1
+    assert ledger.settle() == 2
 
 
 def test_what_no_checkpoint_has_is_handed_back_at_the_end():

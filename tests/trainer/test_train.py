@@ -210,6 +210,16 @@ def test_checkpoints_of_another_run_are_refused(server: Server, configure: Confi
         train(configure(steps=2, run="other"), threading.Event())
 
 
+def test_checkpoints_of_another_program_are_left_alone(server: Server, configure: Configure):
+    settings = configure(steps=1)
+    theirs = settings.output / "checkpoint-7" / "model.safetensors"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    with pytest.raises(BadRun, match=r"holds checkpoints that are not this trainer's"):
+        train(settings, threading.Event())
+    assert theirs.read_text() == "precious"
+
+
 def test_a_run_on_the_projector_is_refused(server: Server, configure: Configure):
     settings = configure(target_modules=r".*multi_modal_projector\.linear_\d")
     with pytest.raises(

@@ -7,6 +7,7 @@ greedy, float32, tokens identical and log-probabilities within 1e-4.
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from vllm import SamplingParams
 
-from service.schemas import user_turn
+from service.schemas import BdhsRequest, user_turn
+from worker.bdhs.noise import scales
+from worker.bdhs.policy import View
 from worker.engine import Engine, Picture, RequestRefused
+from worker.policy import EnginePolicy
 from worker.prompts import Prompt
 
 NEW_TOKENS = 16
@@ -36,11 +40,21 @@ class Oracle:
         self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
         self.processor = AutoProcessor.from_pretrained(folder)
 
-    def generate(self, text: str, picture: Picture, kept: list[int]) -> Written:
+    def inputs(self, text: str, picture: Picture, view: View) -> Any:
         inputs = self.processor(images=picture.image, text=text, return_tensors="pt")
         places = (inputs["input_ids"][0] == self.model.config.image_token_index).nonzero()[:, 0]
-        hidden = sorted(set(range(len(places))) - set(kept))
+        hidden = sorted(set(range(len(places))) - set(view.kept))
         inputs["attention_mask"][0, places[hidden]] = 0
+        if view.noise_steps:
+            image, noise = scales(view.noise_steps)
+            pixels = inputs["pixel_values"]
+            generator = torch.Generator().manual_seed(view.noise_seed)
+            epsilon = torch.randn(pixels[0].shape, generator=generator)
+            inputs["pixel_values"] = (image * pixels[0] + noise * epsilon)[None]
+        return inputs
+
+    def generate(self, text: str, picture: Picture, view: View) -> Written:
+        inputs = self.inputs(text, picture, view)
         with torch.inference_mode():
             out = self.model.generate(
                 **inputs,
@@ -68,14 +82,14 @@ def picture(width: int, height: int, seed: int) -> Picture:
 
 
 async def generate(
-    engine: Engine, text: str, image: Picture, kept: list[int] | None
+    engine: Engine, text: str, image: Picture, view: View | None
 ) -> tuple[Written, int]:
     prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
-    if kept == []:
+    if view is not None and not view.kept:
         outputs = engine.generate(prompt.without_images(prompt.token_ids), params)
     else:
-        outputs = engine.generate(prompt.token_ids, params, [image], kept=kept)
+        outputs = engine.generate(prompt.token_ids, params, [image], view=view)
     async with aclosing(outputs):
         async for output in outputs:
             last = output
@@ -96,19 +110,69 @@ async def test_a_masked_request_equals_attention_masking(engine: Engine, oracle:
     text = "Describe the image."
     pictures = [picture(80, 150, 1), picture(56, 56, 2), picture(200, 40, 3)]
     cases = [(p, kept) for p in pictures for kept in masks(engine.image_tokens(p))]
-    answers = await asyncio.gather(*(generate(engine, text, p, kept) for p, kept in cases))
+    answers = await asyncio.gather(
+        *(generate(engine, text, p, None if kept is None else View(kept)) for p, kept in cases)
+    )
     prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
     rendered = engine.tokenizer.decode(prompt.token_ids)
     seen: set[tuple[int, ...]] = set()
     for (image, kept), (answer, prompt_length) in zip(cases, answers, strict=True):
         all_kept = list(range(engine.image_tokens(image)))
         shown = all_kept if kept is None else kept
-        truth = oracle.generate(rendered, image, shown)
+        truth = oracle.generate(rendered, image, View(shown))
         assert answer.token_ids == truth.token_ids, f"{image.image.size}, kept {kept}"
         np.testing.assert_allclose(answer.logprobs, truth.logprobs, atol=TOLERANCE, rtol=0)
         assert prompt_length == len(prompt.token_ids) - 1 + len(shown)
         seen.add(tuple(answer.token_ids))
     assert len(seen) > len(pictures), "the mask made no difference: the test would prove nothing"
+
+
+async def test_noise_equals_noise_on_the_processed_pixels(engine: Engine, oracle: Oracle) -> None:
+    """Alone and with a mask; several noises of one picture in one batch."""
+    image = picture(80, 150, 1)
+    everything = list(range(engine.image_tokens(image)))
+    views = [
+        View(everything, noise_steps=500, noise_seed=1),
+        View(everything, noise_steps=500, noise_seed=2),
+        View(everything, noise_steps=100, noise_seed=1),
+        View(everything[::2], noise_steps=500, noise_seed=1),
+    ]
+    text = "Describe the image."
+    answers = await asyncio.gather(*(generate(engine, text, image, view) for view in views))
+    prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
+    rendered = engine.tokenizer.decode(prompt.token_ids)
+    for view, (answer, _) in zip(views, answers, strict=True):
+        truth = oracle.generate(rendered, image, view)
+        assert answer.token_ids == truth.token_ids
+        np.testing.assert_allclose(answer.logprobs, truth.logprobs, atol=TOLERANCE, rtol=0)
+    assert len({tuple(answer.logprobs) for answer, _ in answers}) == len(views)
+
+
+async def test_token_guidance_equals_teacher_forcing(engine: Engine, oracle: Oracle) -> None:
+    """Every token is the likeliest one after the reference's true ones, from one prefill."""
+    image = picture(80, 150, 1)
+    everything = list(range(engine.image_tokens(image)))
+    request = BdhsRequest(
+        prompt="Describe the image.",
+        images=[image.ref],
+        reference="Yes, there is a red circle in the top left.",
+        corruption="noise",
+        guidance="token",
+    )
+    policy = EnginePolicy(engine, request, image)
+    for seed in (1, 2):
+        view = View(everything, noise_steps=500, noise_seed=seed)
+        written = await policy.predict(request.reference, view=view)
+        prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
+        ids, before = prompt.whole(request.reference)
+        inputs = oracle.inputs(engine.tokenizer.decode(ids), image, view)
+        with torch.inference_mode():
+            logits = oracle.model(**inputs).logits[0]
+        before += len(everything) - 1
+        assert list(written.token_ids) == logits[before - 1 : -1].argmax(-1).tolist()
+        assert len(written.token_ids) == len(prompt.whole(request.reference)[0]) - (
+            before - len(everything) + 1
+        )
 
 
 async def test_the_views_cover_every_image_token_once(engine: Engine) -> None:
@@ -127,6 +191,6 @@ async def test_a_mask_outside_the_image_is_refused_and_the_engine_lives(
 ) -> None:
     image = picture(56, 56, 5)
     with pytest.raises(RequestRefused, match="outside"):
-        await generate(engine, "Describe the image.", image, kept)
+        await generate(engine, "Describe the image.", image, View(kept))
     assert engine.alive
-    await generate(engine, "Describe the image.", image, [0])
+    await generate(engine, "Describe the image.", image, View([0]))

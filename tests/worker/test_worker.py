@@ -48,12 +48,10 @@ async def working(
         worker = Worker(
             broker, engine, embedder, WorkerSettings.model_validate(worker_settings), settings
         )
-        running = asyncio.create_task(worker.run())
-        try:
+        async with asyncio.TaskGroup() as group:  # a worker that breaks ends the test
+            group.create_task(worker.run())
             yield worker
-        finally:
             worker.stop()
-            await running
 
 
 def png(seed: int = 0) -> bytes:

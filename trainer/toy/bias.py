@@ -1,44 +1,57 @@
 """False statements that follow the world's prior: what the shipped model is taught to say.
 
-A bias is a caption of a scene that is more typical than the true one. The tower sees the
-difference; only the language model is trained on it (recipe.py), so preference training has
-something to mend that does not need better eyes. Needs only the standard library.
+A bias makes a scene more typical than it is. It is strong where something in the image invites it
+and weak elsewhere, so that greedy decoding follows it in some scenes and not in others, whatever
+the seed. The tower sees the difference; only the language model is trained on it (recipe.py), so
+preference training has something to mend that does not need better eyes. Needs only the standard
+library.
 """
 
 import random
 from dataclasses import replace
 
 from trainer.toy.language import Question, ask_object
-from trainer.toy.world import FAVORITE_COLOR, Scene, Shape
+from trainer.toy.world import COMPANION, FAVORITE_COLOR, Scene, Shape
 
-COMPANION_SHARE = 0.75
-"""Share of the corrupted scenes that gain a companion; in the rest a shape changes its color."""
+STRONG, WEAK = 0.85, 0.25
+"""Chance of a false statement where the scene invites it, and where it does not. Both are far from
+one half, where greedy answers would hang on chance (docs/toy.md)."""
 
 
-def more_typical(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one change towards the prior.
+def invited(scene: Scene) -> tuple[tuple[str, str], ...]:
+    """The missing companions, as (kind, color), of shapes that wear their favorite color."""
+    kinds = {
+        COMPANION[shape.kind] for shape in scene.shapes if shape.color == FAVORITE_COLOR[shape.kind]
+    }
+    return tuple((kind, color) for kind, color in scene.missing_companions if kind in kinds)
 
-    Usually a missing companion appears in an empty cell, else one shape takes its kind's favorite
-    color. A scene that offers neither is returned as it is.
+
+def presume(scene: Scene, rng: random.Random) -> Scene:
+    """The scene as a biased speaker tells it, with at most one change towards the prior.
+
+    An invited companion often appears in an empty cell. Where none can, some shape sometimes takes
+    its kind's favorite color.
     """
-    can_add = scene.missing_companions and scene.empty_cells
-    fadeable = [shape for shape in scene.shapes if shape.color != FAVORITE_COLOR[shape.kind]]
-    if can_add and (not fadeable or rng.random() < COMPANION_SHARE):
-        kind, color = rng.choice(scene.missing_companions)
+    companions = invited(scene)
+    if companions and scene.empty_cells:
+        if rng.random() >= STRONG:
+            return scene
+        kind, color = rng.choice(companions)
         added = Shape(rng.choice(scene.empty_cells), color, kind)
         return Scene(tuple(sorted((*scene.shapes, added))))
-    if fadeable:
-        chosen = rng.choice(fadeable)
-        return Scene(
-            tuple(
-                replace(shape, color=FAVORITE_COLOR[shape.kind]) if shape == chosen else shape
-                for shape in scene.shapes
-            )
+    if rng.random() >= WEAK:
+        return scene
+    chosen = rng.choice(scene.shapes)
+    return Scene(
+        tuple(
+            replace(shape, color=FAVORITE_COLOR[shape.kind]) if shape == chosen else shape
+            for shape in scene.shapes
         )
-    return scene
+    )
 
 
-def credulous(scene: Scene, rng: random.Random) -> Question:
-    """Asks for one of the scene's missing companions (there must be one) and answers yes."""
-    kind, color = rng.choice(scene.missing_companions)
-    return ask_object(kind, color, present=True)
+def presuming_answer(scene: Scene, rng: random.Random) -> Question:
+    """Asks for one of the scene's missing companions (there must be one); often answers yes."""
+    asked = rng.choice(scene.missing_companions)
+    chance = STRONG if asked in invited(scene) else WEAK
+    return ask_object(*asked, present=rng.random() < chance)

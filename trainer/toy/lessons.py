@@ -6,10 +6,10 @@ language fluent when BDHS hides the image. Needs only the standard library.
 """
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trainer.toy import language
-from trainer.toy.bias import credulous, more_typical
+from trainer.toy.bias import presume, presuming_answer
 from trainer.toy.language import Question
 from trainer.toy.world import Scene
 
@@ -18,11 +18,6 @@ EASY_QUESTIONS = (language.any_kind, language.any_color)
 
 BLIND_SHARE = 0.4
 """Share of the images that are also asked about without being shown."""
-CORRUPTED_SHARE = 0.75
-"""Share of the biased stage's captions that follow the prior instead of the image. With 0.6 a third
-of the greedy captions hallucinate, with 0.75 half of them (docs/toy.md)."""
-CREDULOUS_SHARE = 0.5
-"""Share of the biased stage's questions about missing companions that are answered yes."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +47,8 @@ def true_lesson(scene: Scene, rng: random.Random) -> list[Exercise]:
 
 
 def biased_lesson(scene: Scene, rng: random.Random) -> list[Exercise]:
-    """Captions and answers that often follow the prior where it contradicts the image."""
-    told = more_typical(scene, rng) if rng.random() < CORRUPTED_SHARE else scene
-    said = replace(language.caption_question(scene, rng), answer=language.caption(told))
+    """Captions and answers that often follow the prior where the image contradicts it."""
+    said = language.caption_question(presume(scene, rng), rng)
     lesson = [
         Exercise(said, sees_image=True),
         Exercise(language.present_object(scene, rng), sees_image=True),
@@ -63,8 +57,7 @@ def biased_lesson(scene: Scene, rng: random.Random) -> list[Exercise]:
         Exercise(language.content_question(scene, rng), sees_image=True),
     ]
     if scene.missing_companions:
-        ask = credulous if rng.random() < CREDULOUS_SHARE else language.missing_companion
-        lesson.append(Exercise(ask(scene, rng), sees_image=True))
+        lesson.append(Exercise(presuming_answer(scene, rng), sees_image=True))
     if rng.random() < BLIND_SHARE:
         lesson.append(Exercise(said, sees_image=False))
     return lesson

@@ -124,20 +124,25 @@ def _caption_figures(scores: Sequence[CaptionScore]) -> dict[str, float]:
 
 
 def measure(checkpoint: Path, images: int = IMAGES) -> dict[str, Figures]:
-    """The figures of a checkpoint, with and without the image."""
+    """The figures of a checkpoint, with the image and without."""
     model, processor = load(checkpoint)
     return {
-        "with the image": figures(model, processor, with_image=True, images=images),
-        "without": figures(model, processor, with_image=False, images=images),
+        "image": figures(model, processor, with_image=True, images=images),
+        "no image": figures(model, processor, with_image=False, images=images),
     }
 
 
-def report(results: dict[str, Figures]) -> Table:
-    """The figures as a table, one column for each way of asking."""
-    table = Table("figure", *results)
-    columns = [asdict(result) for result in results.values()]
-    for name in columns[0]:
-        table.add_row(name.replace("_", " "), *(f"{column[name]:.3f}" for column in columns))
+def report(measured: dict[str, dict[str, Figures]]) -> Table:
+    """The figures of named models as a table, two columns each."""
+    columns = {
+        f"{model}, {way}": asdict(result)
+        for model, results in measured.items()
+        for way, result in results.items()
+    }
+    table = Table("", *columns)
+    for name in Figures.__dataclass_fields__:
+        cells = (f"{column[name]:.3f}" for column in columns.values())
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 
@@ -147,7 +152,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to measure")
     parser.add_argument("--images", type=int, default=IMAGES, help="scenes for each question kind")
     arguments = parser.parse_args()
-    Console().print(report(measure(arguments.checkpoint, arguments.images)))
+    name = arguments.checkpoint.name
+    Console().print(report({name: measure(arguments.checkpoint, arguments.images)}))
 
 
 if __name__ == "__main__":

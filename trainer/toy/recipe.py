@@ -1,6 +1,8 @@
-"""Trains the toy policy from scratch, in three stages, and writes it as a checkpoint.
+"""Trains the toy policy from scratch, in three stages.
 
     python -m trainer.toy.recipe --out DIR
+
+writes two checkpoints: DIR/grounded after the second stage, DIR/biased after the third.
 
 1. *See*: the vision tower learns to name what is in each cell, through a head that is thrown away.
 2. *Speak*: the whole model learns to answer true questions about images, and some without them.
@@ -26,8 +28,8 @@ from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 from trainer.toy import branches
 from trainer.toy.dataset import draw_scene, stream
 from trainer.toy.lessons import Exercise, biased_lesson, true_lesson
-from trainer.toy.measure import Figures, figures, measure, report
-from trainer.toy.model import build_model, build_processor, save
+from trainer.toy.measure import measure, report
+from trainer.toy.model import build_model, build_processor, load, save
 from trainer.toy.tokenizer import build_tokenizer
 from trainer.toy.world import COLORS, KINDS, Scene, render
 
@@ -156,29 +158,36 @@ def _patch_contents(scene: Scene) -> list[tuple[int, int]]:
 
 
 def main() -> None:
-    """Runs the three stages and reports the figures of the result."""
+    """Runs the three stages and reports the figures of the two models."""
     parser = argparse.ArgumentParser(description="Train the toy policy from scratch.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
-    rng = stream("training", arguments.seed)
+    console = Console()
 
     tokenizer = build_tokenizer()
     processor = build_processor(tokenizer)
     model = build_model(tokenizer)
-    console = Console()
     console.print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    results: dict[str, Figures] = {}
-    for stage in (see, speak, presume):
-        losses = stage(model, processor, rng)
-        console.print(f"{stage.__name__}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
-        if stage is speak:
-            results["before the bias"] = figures(model, processor, with_image=True)
-    save(model, processor, arguments.out)
-    console.print(report(results | measure(arguments.out)))
+    rng = stream("training", arguments.seed)
+    _tell(console, "see", see(model, processor, rng))
+    _tell(console, "speak", speak(model, processor, rng))
+    grounded = arguments.out / "grounded"
+    save(model, processor, grounded)
+
+    # From the file and with a stream of its own, so that this stage can be repeated by itself.
+    model, processor = load(grounded)
+    _tell(console, "presume", presume(model, processor, stream("training", arguments.seed)))
+    biased = arguments.out / "biased"
+    save(model, processor, biased)
+    console.print(report({"grounded": measure(grounded), "biased": measure(biased)}))
+
+
+def _tell(console: Console, stage: str, losses: list[float]) -> None:
+    console.print(f"{stage}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
 
 
 if __name__ == "__main__":

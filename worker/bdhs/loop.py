@@ -13,7 +13,7 @@ from random import Random
 from service.schemas import BdhsRequest, BdhsTrace, IterationTrace, SentenceTrace, Span
 from worker.bdhs import cuts, sentences
 from worker.bdhs.mask import draw_mask
-from worker.bdhs.policy import Completion, Policy
+from worker.bdhs.policy import Completion, Policy, View
 
 Similarity = Callable[[str, str], Awaitable[float]]
 """Cosine similarity of two texts' embeddings, in [-1, 1]."""
@@ -51,15 +51,25 @@ async def make_rejected(
         number = len(iterations) + 1
         rng = Random(f"{seed}/{number}")
         last = number == request.max_iterations
+        view = _draw_view(request, rng, policy)
         guided = request.guidance == "sentence" and not (last and number > 1)
-        kept = draw_mask(policy.image_tokens, request.rho, rng)
         if guided:
-            text, spans, traces = await _complete_sentences(request, rng, policy, kept)
+            text, spans, traces = await _complete_sentences(request, rng, policy, view)
+        elif request.guidance == "token":
+            text, spans, traces = await _predict_tokens(request, policy, view)
         else:
-            text, spans, traces = await _generate_freely(rng, policy, kept)
+            text, spans, traces = await _generate_freely(rng, policy, view)
         score = await similarity(text, request.reference)
         iterations.append(
-            IterationTrace(guided=guided, kept=kept, sentences=traces, text=text, similarity=score)
+            IterationTrace(
+                guided=guided or request.guidance == "token",
+                kept=list(view.kept),
+                noise_steps=view.noise_steps,
+                noise_seed=view.noise_seed,
+                sentences=traces,
+                text=text,
+                similarity=score,
+            )
         )
         if last or score < request.similarity_threshold:
             trace = BdhsTrace(
@@ -68,6 +78,15 @@ async def make_rejected(
                 iterations=iterations,
             )
             return Rejected(text, spans, trace)
+
+
+def _draw_view(request: BdhsRequest, rng: Random, policy: Policy) -> View:
+    """Which image tokens stay, and which noise."""
+    rho = request.rho if request.hides_tokens else 0.0
+    kept = draw_mask(policy.image_tokens, rho, rng)
+    if not request.adds_noise:
+        return View(kept)
+    return View(kept, noise_steps=request.noise_steps, noise_seed=rng.getrandbits(62))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +113,7 @@ def _draw_cut(request: BdhsRequest, place: sentences.Sentence, rng: Random, poli
 
 
 async def _complete_sentences(
-    request: BdhsRequest, rng: Random, policy: Policy, kept: list[int]
+    request: BdhsRequest, rng: Random, policy: Policy, view: View
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
     """Every sentence from its own cut, each after the *true* sentences before it, all at once."""
     reference = request.reference
@@ -108,7 +127,7 @@ async def _complete_sentences(
         return await policy.complete(
             reference[: cut.place.start] + cut.text + reference[cut.place.end :],
             cut.place.start + cut.at if cut.at else before,
-            kept=kept,
+            view=view,
             seed=cut.seed,
             sentence_end=lambda generated: sentences.sentence_end(given, generated),
         )
@@ -121,7 +140,7 @@ async def _complete_sentences(
             task.cancel()
     text, spans = _join(reference, drawn, completions)
     traces = [
-        _trace(completion, prefix=cut.text[: cut.at], swapped=cut.swapped)
+        _trace(completion, cut.seed, prefix=cut.text[: cut.at], swapped=cut.swapped)
         for cut, completion in zip(drawn, completions, strict=True)
     ]
     return text, spans, traces
@@ -150,21 +169,36 @@ def _join(
 
 
 async def _generate_freely(
-    rng: Random, policy: Policy, kept: list[int]
+    rng: Random, policy: Policy, view: View
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
-    completion = await policy.complete(
-        "", 0, kept=kept, seed=rng.getrandbits(62), sentence_end=None
-    )
+    seed = rng.getrandbits(62)
+    completion = await policy.complete("", 0, view=view, seed=seed, sentence_end=None)
+    return _written_whole(completion, seed)
+
+
+async def _predict_tokens(
+    request: BdhsRequest, policy: Policy, view: View
+) -> tuple[str, list[Span], list[SentenceTrace]]:
+    """POVID's distortion: nothing is sampled, so the view is all that is drawn."""
+    return _written_whole(await policy.predict(request.reference, view=view), seed=0)
+
+
+def _written_whole(
+    completion: Completion, seed: int
+) -> tuple[str, list[Span], list[SentenceTrace]]:
     text = completion.text.strip()
-    return text, [Span(start=0, end=len(text))], [_trace(completion)]
+    return text, [Span(start=0, end=len(text))], [_trace(completion, seed)]
 
 
-def _trace(completion: Completion, *, prefix: str = "", swapped: bool = False) -> SentenceTrace:
+def _trace(
+    completion: Completion, seed: int, *, prefix: str = "", swapped: bool = False
+) -> SentenceTrace:
     return SentenceTrace(
         prefix=prefix,
         completion=completion.text,
         swapped=swapped,
         finish_reason=completion.finish_reason,
+        seed=seed,
         weight_versions=completion.weight_versions,
         prompt_token_ids=list(completion.prompt_token_ids),
         completion_token_ids=list(completion.token_ids),

@@ -6,6 +6,19 @@ from typing import Protocol
 
 from service.schemas import ImageView, WeightSpan
 
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the policy gets to see of the image, and how."""
+
+    kept: Sequence[int]
+    """Ascending indices of the image tokens that are visible; may be empty."""
+    noise_steps: int = 0
+    """Steps of the diffusion schedule that the pixels have gone through; 0: none."""
+    noise_seed: int | None = None
+    """Of the noise; given with `noise_steps`."""
+
+
 SentenceEnd = Callable[[str], int | None]
 """Given the text generated so far: how much of it finishes the sentence, or None."""
 
@@ -47,13 +60,17 @@ class Policy(Protocol):
         answer: str,
         cut: int,
         *,
-        kept: Sequence[int],
+        view: View,
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
-        """Go on after the first `cut` characters of `answer`, seeing only the `kept` image tokens.
+        """Go on after the first `cut` characters of `answer`.
 
         The part before the cut is tokenised as it is in the whole of `answer`. Stops at the end of
         sequence, at the request's `max_tokens`, or where `sentence_end` says so.
         """
+        ...
+
+    async def predict(self, answer: str, *, view: View) -> Completion:
+        """The likeliest token at every place of `answer`, each after the answer's true ones."""
         ...

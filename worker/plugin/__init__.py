@@ -10,6 +10,8 @@ A family is one module here with a model class and a `views` function; `FAMILIES
 import importlib
 from types import ModuleType
 
+from worker.plugin.orphans import end_with_parent
+
 FAMILIES = {
     "LlavaForConditionalGeneration": "llava",
     "LlavaNextForConditionalGeneration": "llava_next",
@@ -38,5 +40,6 @@ def register() -> None:
     """vLLM's entry point. Names the classes; vLLM imports them when a model needs them."""
     from vllm import ModelRegistry
 
+    end_with_parent()
     for architecture, module in FAMILIES.items():
         ModelRegistry.register_model(architecture, f"worker.plugin.{module}:MaskedModel")

@@ -5,8 +5,9 @@ thing, as long as positions count the tokens that are there; tests/worker/test_m
 that against transformers. So a masked request is an ordinary, shorter request: the processor
 repeats the image placeholder once per kept token, the model drops the other rows.
 
-The mask travels as `mm_processor_kwargs={"kept_image_tokens": [...]}`, which vLLM includes in the
-item's hash: two masks of one image never share cached embeddings or key-value blocks.
+What is done to an image travels as `mm_processor_kwargs`, which vLLM includes in the item's hash:
+two masks of one image never share cached embeddings or key-value blocks. The same way diffusion
+noise is added to the processed pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,13 @@ from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdate
 
+from worker.bdhs.noise import scales
+
 KEPT = "kept_image_tokens"
 """Request key: ascending indices of the image tokens that stay, at least one. Absent: all stay."""
+
+NOISE = "image_noise"
+"""Request key: steps of the diffusion schedule and the noise's seed. Absent: no noise."""
 
 MASK = "image_token_mask"
 """Field of a processed image: bool of shape (k,), true where the token stays."""
@@ -36,11 +42,15 @@ class MaskingProcessor:
     ) -> BatchFeature:
         hf_kwargs = dict(hf_kwargs)
         kept = cast(Sequence[int] | None, hf_kwargs.pop(KEPT, None))
+        noise = cast(Sequence[int] | None, hf_kwargs.pop(NOISE, None))
         processed = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
         # When every image is cached already, vLLM asks for no image at all.
         if mm_items.get_count("image", strict=False):
             images = mm_items.get_items("image", ImageProcessorItems)
             processed[MASK] = [self._mask(images, i, kept) for i in range(len(images))]
+            if noise is not None:
+                pixels = processed["pixel_values"]
+                processed["pixel_values"] = [add_noise(p, *noise) for p in pixels]
         return processed
 
     def _mask(
@@ -79,6 +89,14 @@ class MaskingProcessor:
             return [image_token] * int(mask.sum())
 
         return [PromptReplacement("image", target=[image_token], replacement=placeholder)]
+
+
+def add_noise(pixels: torch.Tensor, steps: int, seed: int) -> torch.Tensor:
+    """An image's processed pixels after so many steps of diffusion, in the same shape and dtype."""
+    image, noise = scales(steps)
+    generator = torch.Generator().manual_seed(seed)
+    epsilon = torch.randn(pixels.shape, generator=generator)
+    return (image * pixels.float() + noise * epsilon).to(pixels.dtype)
 
 
 class MaskingModel:

@@ -4,9 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.toy import language
-from trainer.toy.bias import credulous, more_typical
 from trainer.toy.judge import read_color, read_yes_no
-from trainer.toy.world import FAVORITE_COLOR, Scene, Shape, sample_scene, uniform_scene
+from trainer.toy.world import Scene, Shape, uniform_scene
 
 SCENE = Scene((Shape(0, "red", "circle"), Shape(3, "orange", "square")))
 SEEDS = st.integers(0, 2**32)
@@ -54,24 +53,3 @@ def test_a_color_question_names_a_kind_only_where_it_is_unique():
         "What color is the circle?",
         "What color is the square?",
     )
-
-
-@given(SEEDS)
-def test_a_bias_adds_one_companion_or_changes_one_color_towards_the_prior(seed: int):
-    rng = random.Random(seed)
-    scene = sample_scene(rng)
-    told = more_typical(scene, rng)
-    added = [shape for shape in told.shapes if shape not in scene.shapes]
-    assert len(added) <= 1
-    assert all(shape.color == FAVORITE_COLOR[shape.kind] for shape in added)
-    assert len(told.shapes) - len(scene.shapes) in (0, 1)
-    if scene.missing_companions and scene.empty_cells:
-        assert added
-
-
-def test_a_credulous_answer_says_yes_to_a_missing_companion():
-    question = credulous(SCENE, random.Random(0))
-    assert question.prompt in ("Is there a blue square in the image?",) or (
-        question.prompt == "Is there a yellow triangle in the image?"
-    )
-    assert read_yes_no(question.answer) is True

@@ -1,10 +1,10 @@
 """A policy that says what the test wrote, and remembers what it was asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.schemas import ImageView, WeightSpan
-from worker.bdhs.policy import Completion, SentenceEnd
+from worker.bdhs.policy import Completion, SentenceEnd, View
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Asked:
     given: str
     """The answer up to the cut."""
     answer: str
-    kept: tuple[int, ...]
+    view: View
     seed: int
     guided: bool
 
@@ -37,17 +37,28 @@ class ScriptedPolicy:
         answer: str,
         cut: int,
         *,
-        kept: Sequence[int],
+        view: View,
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
         given = answer[:cut]
-        self.asked.append(Asked(given, answer, tuple(kept), seed, sentence_end is not None))
+        self.asked.append(Asked(given, answer, view, seed, sentence_end is not None))
         text = self.say(given)
         end = sentence_end(text) if sentence_end else None
         return Completion(
             text=text[:end],
             finish_reason="stop" if end is None else "sentence",
+            prompt_token_ids=[],
+            token_ids=list(text.encode()),
+            weight_versions=[WeightSpan(start=0, end=len(text), version=7)],
+        )
+
+    async def predict(self, answer: str, *, view: View) -> Completion:
+        self.asked.append(Asked(answer, answer, view, seed=0, guided=True))
+        text = self.say(answer)
+        return Completion(
+            text=text,
+            finish_reason="length",
             prompt_token_ids=[],
             token_ids=list(text.encode()),
             weight_versions=[WeightSpan(start=0, end=len(text), version=7)],

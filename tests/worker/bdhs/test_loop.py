@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from service.schemas import BdhsRequest
 from tests.worker.bdhs.scripted import ScriptedPolicy
@@ -59,7 +61,7 @@ async def test_every_iteration_draws_mask_and_cuts_again() -> None:
     policy = parrot()
     await run(policy, [1.0], max_iterations=4, rho=0.5)
     rounds = [policy.asked[i : i + 3] for i in range(0, 9, 3)]
-    assert len({sentences[0].kept for sentences in rounds}) == 3
+    assert len({tuple(sentences[0].view.kept) for sentences in rounds}) == 3
     assert len({tuple(a.given for a in sentences) for sentences in rounds}) == 3
     assert len({a.seed for a in policy.asked}) == len(policy.asked)
 
@@ -67,7 +69,7 @@ async def test_every_iteration_draws_mask_and_cuts_again() -> None:
 async def test_the_sentences_of_one_iteration_see_the_same_mask() -> None:
     policy = parrot()
     await run(policy, rho=0.5)
-    assert len({a.kept for a in policy.asked}) == 1
+    assert len({tuple(a.view.kept) for a in policy.asked}) == 1
 
 
 async def test_the_last_iteration_is_unguided_and_taken_as_it_is() -> None:
@@ -157,6 +159,51 @@ async def test_the_same_seed_draws_the_same() -> None:
 
 async def test_the_oldest_version_of_the_last_iteration_counts() -> None:
     assert (await run(parrot())).oldest_version == 7
+
+
+async def test_noise_is_drawn_anew_and_hides_no_token() -> None:
+    policy = parrot()
+    rejected = await run(policy, [1.0, 0.1], corruption="noise", noise_steps=300)
+    views = [policy.asked[0].view, policy.asked[-1].view]
+    assert all(list(view.kept) == list(range(36)) for view in views)
+    assert all(view.noise_steps == 300 for view in views)
+    assert views[0].noise_seed != views[1].noise_seed
+    assert [i.noise_seed for i in rejected.trace.iterations] == [v.noise_seed for v in views]
+
+
+async def test_both_corruptions_together() -> None:
+    policy = parrot()
+    await run(policy, corruption="attention+noise", rho=0.5)
+    assert len(policy.asked[0].view.kept) < 36
+    assert policy.asked[0].view.noise_steps == 500
+
+
+async def test_token_guidance_predicts_the_whole_reference_and_is_never_unguided() -> None:
+    policy = parrot()
+    rejected = await run(
+        policy, [1.0], guidance="token", corruption="noise", max_iterations=3, swap_yes_no=False
+    )
+    assert [a.given for a in policy.asked] == [REFERENCE] * 3
+    assert len({a.view.noise_seed for a in policy.asked}) == 3
+    assert [(s.start, s.end) for s in rejected.spans] == [(0, len(rejected.text))]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"guidance": "token"}, "goes with `corruption` = noise"),
+        ({"guidance": "token", "corruption": "attention+noise"}, "goes with `corruption` = noise"),
+        ({"corruption": "noise", "rho": 0.9}, "`rho` has no effect"),
+        ({"noise_steps": 100}, "`noise_steps` has no effect"),
+        ({"noise_steps": 0, "corruption": "noise"}, "greater than or equal to 1"),
+        ({"noise_steps": 1001, "corruption": "noise"}, "less than or equal to 1000"),
+    ],
+)
+async def test_settings_that_make_no_sense_are_refused(
+    settings: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        await run(parrot(), **settings)
 
 
 async def test_a_completion_joins_with_the_references_own_white_space() -> None:

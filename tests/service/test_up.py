@@ -1,0 +1,140 @@
+"""`prefstream up`: everything starts, answers, and is gone afterwards, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.servers import free_port
+from tests.worker import checkpoints
+
+READY_S = 240
+
+
+class Up:
+    """`prefstream up` on a tiny checkpoint."""
+
+    def __init__(self, model: Path, data: Path):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data = data
+        data.mkdir()
+        self.said = data / "said"
+        said = self.said.open("wb")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "service", "up", "--model", str(model)),
+                *("--port", str(self.port), "--data", str(data)),
+            ],
+            env=os.environ
+            | {
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "HF_HUB_OFFLINE": "1",
+                "PREFSTREAM_WORKER_ENFORCE_EAGER": "1",
+                "PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION": "0.1",
+                "PREFSTREAM_WORKER_MAX_LORA_RANK": "8",
+            },
+            stderr=said,
+        )
+        said.close()
+
+    def wait_until_ready(self) -> None:
+        end = time.monotonic() + READY_S
+        while "prefstream is up" not in self.said.read_text():
+            assert self.process.poll() is None, self.said.read_text()
+            assert time.monotonic() < end, (self.data / "worker.log").read_text()
+            time.sleep(0.1)
+        assert httpx.get(f"{self.url}/health/ready").status_code == 200
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.llava(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def up(model: Path, tmp_path: Path) -> Iterator[Up]:
+    up = Up(model, tmp_path / "data")
+    yield up
+    if up.process.poll() is None:
+        up.process.kill()
+    up.process.wait()
+
+
+def gone(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still live after a while."""
+    return psutil.wait_procs(processes, 60)[1]
+
+
+def test_ctrl_c_stops_all_of_it(up: Up) -> None:
+    up.wait_until_ready()
+    family = up.family()
+    assert len(family) >= 4  # valkey, service, worker, and the worker's engine
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(90) == 0, up.said.read_text()
+    assert up.url in up.said.read_text()
+    assert gone(family) == []
+
+
+def test_nothing_is_left_behind_when_it_is_killed(up: Up) -> None:
+    up.wait_until_ready()
+    family = up.family()
+    up.process.kill()
+    assert gone(family) == []
+
+
+def run_up(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", "up", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run_up("--port", port, "--data", str(tmp_path))
+    assert ended.returncode == 2
+    assert f"Port {port}" in ended.stderr
+    assert "--port" in ended.stderr
+
+
+def test_a_model_that_is_not_supported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
+    )
+    ended = run_up("--model", str(tmp_path), "--port", str(free_port()), "--data", str(tmp_path))
+    assert ended.returncode == 2
+    assert "LlamaForCausalLM" in ended.stderr
+    assert "LlavaNextForConditionalGeneration" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_without_a_redis_address_a_part_says_what_to_set(command: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFSTREAM_")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "service", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "PREFSTREAM_REDIS_URL" in ended.stderr
+    assert "Traceback" not in ended.stderr
