@@ -145,7 +145,9 @@ class House:
                     *(*command, "train", "--url", redis_url, "--model", self._model),
                     *("--output", str(self._data / "train"), *self._train),
                 ],
-                environment,
+                # On cores that it shares with the engine, more threads make it slower
+                # (docs/training.md has the figures).
+                environment if self._model != "toy" else {"OMP_NUM_THREADS": "1"} | environment,
             )
         if not self._stop.is_set():
             self._console.print(

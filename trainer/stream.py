@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
-from io import BytesIO
 from typing import Any, Protocol
 
 import structlog
 import torch.distributed as dist
 from datasets import IterableDataset
-from PIL import Image
 
+from service import pictures
 from service.client import Client, ProblemError
 from service.schemas import Message, Pair
 from trainer.ledger import Ledger
@@ -61,7 +60,7 @@ class Row:
             "prompt": _turns(self.pair.prompt),
             "chosen": _turns(self.pair.chosen),
             "rejected": _turns(self.pair.rejected),
-            "images": [Image.open(BytesIO(content)).convert("RGB") for content in self.images],
+            "images": [pictures.decode(content) for content in self.images],
         }
 
 

@@ -4,7 +4,6 @@
 and rank 0 alone talks to the service, keeps the ledger and writes what is not the trainer's own.
 """
 
-import importlib.metadata
 import shutil
 import tempfile
 import threading
@@ -30,6 +29,7 @@ from transformers import (
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from service import models
 from service.client import Client
 from trainer import checkpoint, journal
 from trainer.adapter import lora_config
@@ -142,7 +142,7 @@ class StreamTrainer(DPOTrainer):
 
 def build_trainer(settings: TrainerSettings, stream: Stream, processes: int = 1) -> StreamTrainer:
     """The policy with a fresh adapter; the reference model is the same under a disabled one."""
-    name = model_path(settings.model)
+    name = models.locate(settings.model)
     on_gpu = torch.cuda.is_available()
     half = settings.dtype == "bfloat16" or (
         settings.dtype == "auto" and on_gpu and torch.cuda.is_bf16_supported()
@@ -194,12 +194,6 @@ def build_trainer(settings: TrainerSettings, stream: Stream, processes: int = 1)
         processing_class=AutoProcessor.from_pretrained(name),
         peft_config=adapter,
     )
-
-
-def model_path(model: str) -> str:
-    """A model's folder or hub name; installed packages may give names of their own, as `toy`."""
-    named = importlib.metadata.entry_points(group="prefstream.models", name=model)
-    return str(next(iter(named)).load()) if named else model
 
 
 # --- what rank 0 does ---------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The policy: one vLLM engine behind a small interface."""
 
 import asyncio
-import importlib.metadata
+import multiprocessing
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -21,7 +21,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from service import pictures
+from service import models, pictures
 from service.schemas import ImageView
 from worker import plugin
 from worker.bdhs.policy import View
@@ -29,6 +29,9 @@ from worker.plugin.masking import KEPT, NOISE
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
+
+DEATH_NOTICE_S = 10.0
+"""Longest that vLLM may take to notice that its process was killed."""
 
 LORA_SIZES = get_args(MaxLoRARanks)
 """Ranks that vLLM sets memory aside for."""
@@ -67,12 +70,6 @@ class Picture:
         return cls(ref, pictures.decode(data))
 
 
-def checkpoint(model: str) -> str:
-    """A model's folder or hub name; installed packages may give names of their own, as `toy`."""
-    named = importlib.metadata.entry_points(group="prefstream.models", name=model)
-    return str(next(iter(named)).load()) if named else model
-
-
 class Engine:
     """A vLLM engine for a LLaVA model, and what must be known of that model to feed it.
 
@@ -83,7 +80,7 @@ class Engine:
         self._settings = settings
         self.max_lora_rank = settings.max_lora_rank
         self.lora_slots = settings.max_loras
-        self.model = checkpoint(settings.model)
+        self.model = models.locate(settings.model)
         """The policy's folder or hub name."""
         self._llm: AsyncLLM | None = None
         self._in_flight = 0
@@ -145,6 +142,18 @@ class Engine:
             self._llm = None
 
     async def restart(self) -> None:
+        """Another engine in place of one that is dead, or stuck.
+
+        Requests of a stuck one end with `EngineDied` before it is taken down: vLLM tells them so
+        when its process dies, and not when it is stopped.
+        """
+        if self._llm is not None and not self._llm.errored:
+            for process in multiprocessing.active_children():
+                process.kill()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DEATH_NOTICE_S):
+                    while not self._llm.errored:  # noqa: ASYNC110  vLLM tells nobody
+                        await asyncio.sleep(0.05)
         await asyncio.to_thread(self.stop)
         await self.start()
 

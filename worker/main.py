@@ -53,8 +53,9 @@ class Worker:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._broker = broker
         self._engine = engine
-        self._versions = Versions(engine)
-        self._handlers = Handlers(broker, engine, self._versions, embedder)
+        self.versions = Versions(engine)
+        """The weights that its jobs are done on."""
+        self._handlers = Handlers(broker, engine, self.versions, embedder)
         self._settings = settings
         self._lease_s = service_settings.lease_s
         self._running: dict[asyncio.Task[None], Claim] = {}
@@ -93,7 +94,7 @@ class Worker:
             for task in [*loops, stopping]:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            self._versions.close()
+            self.versions.close()
         for task in done - {stopping}:
             task.result()  # a loop ends only by an error that nobody expected
 
@@ -110,9 +111,16 @@ class Worker:
                 lambda n=free: self._broker.jobs.claim(self.id, n, block_s=5.0)
             )
             for claim in claims:
+                self._abandon(claim.job_id)  # an attempt of ours whose lease ran out
                 task = asyncio.create_task(self._work_on(claim))
                 self._running[task] = claim
                 task.add_done_callback(self._ended)
+
+    def _abandon(self, job_id: str) -> None:
+        """Stops work on a job that is no longer ours; its engine requests are aborted."""
+        for task, claim in self._running.items():
+            if claim.job_id == job_id:
+                task.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
@@ -124,11 +132,9 @@ class Worker:
             await asyncio.sleep(self._lease_s / 3)
             if self._engine.alive and self._running:
                 claims = list(self._running.values())
-                lost = await self._reach(lambda c=claims: self._broker.jobs.renew(c))
-                for task, claim in list(self._running.items()):
-                    if claim.job_id in lost:
-                        log.info("job is no longer ours", job=claim.job_id)
-                        task.cancel()
+                for job_id in await self._reach(lambda c=claims: self._broker.jobs.renew(c)):
+                    log.info("job is no longer ours", job=job_id)
+                    self._abandon(job_id)
 
     async def _beat(self) -> None:
         while True:
@@ -142,7 +148,7 @@ class Worker:
             if not self._engine.alive:
                 log.error("engine is dead or stuck; starting another")
                 await self._engine.restart()
-                await self._versions.reload()
+                await self.versions.reload()
                 self._changed.set()
 
     async def _adopt_versions(self) -> None:
@@ -157,10 +163,10 @@ class Worker:
             if not self._engine.alive:
                 await asyncio.sleep(AWAY_S)
                 continue
-            await self._versions.has_room()
+            await self.versions.has_room()
             newest = await self._reach(self._broker.weights.newest) or newest
             try:
-                await self._versions.adopt(newest)
+                await self.versions.adopt(newest)
             except BadWeights as error:
                 log.warning("refused", version=newest.version, reason=str(error))
                 await self._reach(
@@ -175,7 +181,7 @@ class Worker:
         return WorkerInfo(
             id=self.id,
             model=self._settings.model,
-            weight_version=self._versions.current,
+            weight_version=self.versions.current,
             slots=self._settings.slots,
             running=self.running,
             engine_ready=self._engine.alive,
@@ -185,6 +191,7 @@ class Worker:
     # --- one job ---
 
     async def _work_on(self, claim: Claim) -> None:
+        lost = asyncio.create_task(self._cancel_when_lost(claim, asyncio.current_task()))
         try:
             if any(error.code == ENGINE_DIED for error in claim.history):
                 # It was there when an engine died. Suspects go one at a time, so that the second
@@ -194,7 +201,14 @@ class Worker:
             else:
                 await self._run_and_settle(claim)
         except asyncio.CancelledError:
-            pass  # lost its lease, or the worker stops and has handed it back
+            pass  # no longer ours, or the worker stops and has handed it back
+        finally:
+            lost.cancel()
+
+    async def _cancel_when_lost(self, claim: Claim, work: asyncio.Task[None] | None) -> None:
+        await self._reach(lambda: self._broker.jobs.lost(claim.job_id, claim.attempt))
+        if work is not None:
+            work.cancel()
 
     async def _run_and_settle(self, claim: Claim) -> None:
         if not self._engine.alive:  # it died since this was claimed, and not of this

@@ -24,6 +24,7 @@ from tests.faults.stage import Stage
 from tests.servers import Server
 from tests.service.leaks import find_leaks
 from tests.service.samples import bdhs_result, claim_one, enqueue_bdhs, png
+from tests.waiting import until
 
 JOBS = int(os.environ.get("PREFSTREAM_CHAOS_JOBS", "1000"))
 JOBS_PER_S = 30.0
@@ -226,15 +227,14 @@ async def _check(
 
 
 async def _acknowledged_once(broker: Broker, stage: Stage, run: str, made: list[str]) -> None:
-    end = time.monotonic() + 60
-    while True:
+    async def all_acknowledged() -> bool:
         state = await broker.runs.get(run)
-        assert state is not None
-        [group] = state.groups
-        if group.acknowledged == len(made):
-            break
-        assert time.monotonic() < end, f"not all was acknowledged: {group}"
-        await broker.batches.changed(run, 1)
+        return state is not None and state.groups[0].acknowledged == len(made)
+
+    await until(all_acknowledged, 60)
+    state = await broker.runs.get(run)
+    assert state is not None
+    [group] = state.groups
     assert (group.waiting, group.leased, group.returned, group.missed) == (0, 0, 0, 0)
     written = [line for path in stage.folder.glob("acked-*") for line in path.read_text().split()]
     assert max(Counter(written).values()) == 1, "no pair is acknowledged twice"

@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "PREFSTREAM_WORKER_ENFORCE_EAGER": "1",
     "PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION": "0.1",
     "PREFSTREAM_WORKER_MAX_LORA_RANK": "8",
+    "PREFSTREAM_WORKER_ENGINE_STALL_S": "15",
 }
 
 JOBS = 6
@@ -106,6 +107,7 @@ async def long_jobs(broker: Broker) -> list[str]:
     return [(await broker.jobs.enqueue(JobKind.bdhs, make(ref))).id for _ in range(JOBS)]
 
 
+@pytest.mark.timeout(500)
 async def test_engine_and_worker_killed_in_the_middle(
     broker: Broker, own_server: Server, tmp_path: Path
 ) -> None:
@@ -120,6 +122,13 @@ async def test_engine_and_worker_killed_in_the_middle(
         jobs = [await ended(broker, job_id) for job_id in ids]
         assert [job.status for job in jobs] == [JobStatus.succeeded] * JOBS, first.log.read_text()
         assert max(job.attempt for job in jobs) >= 2
+        # The engine gets stuck: it counts as dead, and the same happens.
+        stuck = await long_jobs(broker)
+        await until_running(broker, stuck, first)
+        first.engine_core().suspend()
+        for job_id in stuck:
+            assert (await ended(broker, job_id)).status is JobStatus.succeeded
+        ids += stuck
         # The worker dies: another one runs its jobs when the leases have run out.
         more = await long_jobs(broker)
         await until_running(broker, more, first)

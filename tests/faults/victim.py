@@ -32,7 +32,12 @@ class Victim:
 
     async def run(self, stopping: asyncio.Event) -> None:
         loops = [asyncio.create_task(self._claim()), asyncio.create_task(self._renew())]
-        await stopping.wait()
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({stop, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            raise RuntimeError("a loop ended") from next(
+                loop.exception() for loop in loops if loop.done()
+            )
         loops[0].cancel()
         await asyncio.gather(loops[0], return_exceptions=True)
         for task, claim in list(self._running.items()):

@@ -151,7 +151,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "prompt and messages": ("/bdhs", BDHS | {"messages": MESSAGES}, "give either"),
     "neither": ("/sample", {}, "give either `prompt` or `messages`"),
     "blank prompt": ("/sample", {"prompt": "\n"}, "`prompt` is empty"),
-    "missing image": ("/sample", {"messages": MESSAGES}, "1 image parts and `images` has 0"),
+    "missing image": ("/sample", {"messages": MESSAGES}, "has 1 image parts, and `images` has 0"),
     "too many images": ("/sample", SAMPLE | {"images": [RED] * 3}, "at most 2"),
     "not base64": ("/bdhs", BDHS | {"images": ["%%%"]}, "Neither a data URI, nor base64"),
     "not an image": ("/bdhs", BDHS | {"images": ["aGVsbG8="]}, "5 bytes are no PNG"),

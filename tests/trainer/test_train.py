@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from redis import Redis
 from safetensors.torch import load_file
 
@@ -195,10 +196,12 @@ def test_training_raises_the_preference_margin_on_held_out_pairs(
         source = Pairs(client, Ledger(), Patience(stop), run=pairs.RUN, group="trainer", lease_s=60)
         stream = Stream(source, steps=8, batch_size=4, device_batch_size=4, read_ahead=1)
         trainer = build_trainer(settings, stream)
-        before = margin(trainer.model, trainer.data_collator, rows)
+        policy = trainer.model
+        assert isinstance(policy, PeftModel)
+        before = margin(policy, trainer.data_collator, rows)
         stream.start(trainer.data_collator)
         trainer.train()
-        after = margin(trainer.model, trainer.data_collator, rows)
+        after = margin(policy, trainer.data_collator, rows)
     assert before == 0
     assert after > 1
 

@@ -186,7 +186,7 @@ async def test_a_worker_that_stops_hands_running_jobs_back(
     async with Broker.connect(settings) as broker:
         async with working(settings, engine, embedder, drain_s=0) as worker:
             ids = [await submit(broker, bdhs(max_tokens=300, rho=0.0)) for _ in range(8)]
-            while not worker.running:  # noqa: ASYNC110  the worker tells nobody
+            while not worker.running:
                 await asyncio.sleep(0.005)
         states = [(await broker.jobs.get(job_id)).status for job_id in ids]
         assert JobStatus.running not in states
@@ -194,3 +194,17 @@ async def test_a_worker_that_stops_hands_running_jobs_back(
         async with working(settings, engine, embedder):
             for job_id in ids:
                 assert (await ended(broker, job_id)).status is JobStatus.succeeded
+
+
+async def test_cancelling_a_running_job_aborts_it(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder) as worker:
+        job_id = await submit(broker, bdhs(max_tokens=400, rho=0.0, max_iterations=20))
+        while not worker.running:
+            await asyncio.sleep(0.005)
+        await broker.jobs.cancel(job_id)
+        async with asyncio.timeout(10):
+            while worker.running:
+                await asyncio.sleep(0.005)
+        assert (await ended(broker, job_id)).status is JobStatus.cancelled

@@ -1,0 +1,12 @@
+"""Names of models that installed packages bring along, such as `toy`."""
+
+import importlib.metadata
+
+
+def locate(model: str) -> str:
+    """A model's folder or hub name. Other names than the packages' own are returned as they are.
+
+    A package names a model by an entry point of the group `prefstream.models`: its folder.
+    """
+    named = importlib.metadata.entry_points(group="prefstream.models", name=model)
+    return str(next(iter(named)).load()) if named else model
