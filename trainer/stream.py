@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import structlog
 import torch.distributed as dist
 from datasets import IterableDataset
+from PIL import Image
 
 from service import pictures
 from service.client import Client, ProblemError
