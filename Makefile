@@ -20,6 +20,12 @@ check: $(READY)  ## lint, types, format
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
+chaos: $(READY)  ## the queue's fault test, long
+	PREFSTREAM_CHAOS_JOBS=20000 $(BIN)/pytest tests/faults/test_chaos.py --timeout 3600
+
+bench: $(READY)  ## print the benchmarks' tables
+	VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m tests.bench.swap
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

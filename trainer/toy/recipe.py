@@ -29,7 +29,7 @@ from trainer.toy import branches
 from trainer.toy.dataset import draw_scene, stream
 from trainer.toy.lessons import Exercise, biased_lesson, true_lesson
 from trainer.toy.measure import measure, report
-from trainer.toy.model import build_model, build_processor, load, save
+from trainer.toy.model import build_model, build_processor, save
 from trainer.toy.tokenizer import build_tokenizer
 from trainer.toy.world import COLORS, KINDS, Scene, render
 
@@ -178,8 +178,10 @@ def main() -> None:
     grounded = arguments.out / "grounded"
     save(model, processor, grounded)
 
-    # From the file and with a stream of its own, so that this stage can be repeated by itself.
-    model, processor = load(grounded)
+    # From what the file holds and with a stream of its own: this stage can be repeated by itself.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())
     _tell(console, "presume", presume(model, processor, stream("training", arguments.seed)))
     biased = arguments.out / "biased"
     save(model, processor, biased)
