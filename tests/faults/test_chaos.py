@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from redis.asyncio import Redis
 
 from service.broker import Broker
 from service.client import AsyncClient, image_data
@@ -143,9 +142,15 @@ async def hurt(stage: Stage, hurts: Counter[str]) -> None:
             case "restart":
                 await asyncio.to_thread(stage.restart_server)
             case _:
-                async with Redis.from_url(stage.server.url) as redis:
-                    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                await cut_connections(stage.server)
         hurts[what] += 1
+
+
+async def cut_connections(server: Server) -> None:
+    settings = Settings.model_validate({"redis_url": server.url})
+    async with Broker.connect(settings) as broker:
+        for kind in ("normal", "pubsub"):
+            await broker.store.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
 
 async def heal(stage: Stage) -> None:
@@ -157,7 +162,7 @@ async def heal(stage: Stage) -> None:
         await asyncio.sleep(0.2)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(300 + JOBS / 3)
 async def test_nothing_is_lost_and_nothing_is_there_twice(stage: Stage) -> None:
     settings = Settings.model_validate({"redis_url": stage.server.url, "lease_s": LEASE_S})
     accepted: dict[int, str] = {}
@@ -244,11 +249,10 @@ async def _acknowledged_once(broker: Broker, stage: Stage, run: str, made: list[
 async def test_cut_connections_are_mended(own_server: Server) -> None:
     """No call of the broker notices that its connection was cut just before."""
     settings = Settings.model_validate({"redis_url": own_server.url})
-    async with Broker.connect(settings) as broker, Redis.from_url(own_server.url) as other:
+    async with Broker.connect(settings) as broker:
 
         async def cut() -> None:
-            for kind in ("normal", "pubsub"):
-                await other.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            await cut_connections(own_server)
 
         image = await broker.images.put(png())
         await cut()

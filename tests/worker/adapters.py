@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 LANGUAGE_MODEL = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
@@ -21,9 +21,3 @@ def make_adapter(
             parameter.data.normal_(0, 0.05, generator=generator)
     adapted.save_pretrained(folder)
     return folder
-
-
-def adapted_model(checkpoint: str, adapter: Path) -> PeftModel:
-    """The oracle: transformers and peft on the published files."""
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
-    return PeftModel.from_pretrained(model, adapter).eval()

@@ -7,20 +7,18 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor
-from vllm import SamplingParams
 
 from service.schemas import WeightManifest, WeightVersion, user_turn
 from service.weightstore import MANIFEST, BadWeights, WeightStore
-from tests.worker.adapters import LANGUAGE_MODEL, adapted_model, make_adapter
-from tests.worker.test_masking import NEW_TOKENS, TOLERANCE, Written, picture
+from tests.worker.adapters import LANGUAGE_MODEL, make_adapter
+from tests.worker.oracle import TOLERANCE, Oracle, Written, generate, picture
+from worker.bdhs.policy import View
 from worker.engine import Engine
 from worker.prompts import Prompt
 from worker.versions import Versions
@@ -50,38 +48,18 @@ def publish(
 
 
 async def write(engine: Engine, versions: Versions, version: int) -> Written:
-    prompt = Prompt(engine.tokenizer, [user_turn(TEXT, images=1)], engine.image_token_id)
-    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
-    outputs = engine.generate(
-        prompt.token_ids, params, [picture(80, 60, 9)], lora=versions.lora(version)
+    written, _ = await generate(
+        engine, TEXT, picture(80, 60, 9), view=None, lora=versions.lora(version)
     )
-    async with aclosing(outputs):
-        async for output in outputs:
-            last = output
-    written = last.outputs[0]
-    scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]
-    return Written(list(written.token_ids), scores)
+    return written
 
 
 def truth(engine: Engine, adapter: Path) -> Written:
-    model = adapted_model(engine.model, adapter)
-    processor = AutoProcessor.from_pretrained(engine.model)
+    image = picture(80, 60, 9)
     prompt = Prompt(engine.tokenizer, [user_turn(TEXT, images=1)], engine.image_token_id)
+    everything = View(list(range(engine.image_tokens(image))))
     rendered = engine.tokenizer.decode(prompt.token_ids)
-    inputs = processor(images=picture(80, 60, 9).image, text=rendered, return_tensors="pt")
-    with torch.inference_mode():
-        out = model.generate(
-            **inputs,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-    ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    scores = [
-        torch.log_softmax(step[0], -1)[i].item() for step, i in zip(out.logits, ids, strict=True)
-    ]
-    return Written(ids, scores)
+    return Oracle(engine.model, adapter).generate(rendered, image, everything)
 
 
 async def test_what_a_version_writes_equals_transformers_with_its_adapter(

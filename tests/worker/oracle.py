@@ -1,0 +1,97 @@
+"""transformers as the oracle of what the engine writes: greedy, float32."""
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vllm import SamplingParams
+from vllm.lora.request import LoRARequest
+
+from service.schemas import user_turn
+from worker.bdhs.noise import scales
+from worker.bdhs.policy import View
+from worker.engine import Engine, Picture
+from worker.prompts import Prompt
+
+NEW_TOKENS = 16
+TOLERANCE = 1e-4
+
+
+@dataclass
+class Written:
+    """Tokens, and the log-probability of each."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+class Oracle:
+    """The same checkpoint in transformers, perhaps with an adapter in peft."""
+
+    def __init__(self, checkpoint: str, adapter: Path | None = None):
+        model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+        self.model: Any = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
+        self.processor = AutoProcessor.from_pretrained(checkpoint)
+
+    def inputs(self, text: str, picture: Picture, view: View) -> Any:
+        inputs = self.processor(images=picture.image, text=text, return_tensors="pt")
+        places = (inputs["input_ids"][0] == self.model.config.image_token_index).nonzero()[:, 0]
+        hidden = sorted(set(range(len(places))) - set(view.kept))
+        inputs["attention_mask"][0, places[hidden]] = 0
+        if view.noise_steps:
+            image, noise = scales(view.noise_steps)
+            pixels = inputs["pixel_values"]
+            generator = torch.Generator().manual_seed(view.noise_seed)
+            epsilon = torch.randn(pixels[0].shape, generator=generator)
+            inputs["pixel_values"] = (image * pixels[0] + noise * epsilon)[None]
+        return inputs
+
+    def generate(self, text: str, picture: Picture, view: View) -> Written:
+        inputs = self.inputs(text, picture, view)
+        with torch.inference_mode():
+            out = self.model.generate(
+                **inputs,
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        scores = [
+            torch.log_softmax(step[0], -1)[i].item()
+            for step, i in zip(out.logits, ids, strict=True)
+        ]
+        return Written(ids, scores)
+
+
+def picture(width: int, height: int, seed: int) -> Picture:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Picture(f"sha256:{seed:064x}", Image.fromarray(pixels))
+
+
+async def generate(
+    engine: Engine,
+    text: str,
+    image: Picture,
+    view: View | None,
+    lora: LoRARequest | None = None,
+) -> tuple[Written, int]:
+    """What the engine writes, greedily, and how many tokens its prompt had."""
+    prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
+    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
+    if view is not None and not view.kept:
+        outputs = engine.generate(prompt.without_images(prompt.token_ids), params)
+    else:
+        outputs = engine.generate(prompt.token_ids, params, [image], view=view, lora=lora)
+    async with aclosing(outputs):
+        async for output in outputs:
+            last = output
+    written = last.outputs[0]
+    scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]
+    return Written(list(written.token_ids), scores), len(last.prompt_token_ids)
