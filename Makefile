@@ -47,6 +47,6 @@ $(READY): requirements.lock pyproject.toml scripts/torchvision_operators.py
 		exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --editable .
 	$(BIN)/python scripts/torchvision_operators.py
 	@touch $@

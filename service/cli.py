@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service import logs
+from service import logs, tend
 from service.console import fail, read_settings
 
 app = typer.Typer(
@@ -69,6 +69,9 @@ def up(
     except HouseFell as error:
         fail(str(error))
 
+
+app.add_typer(tend.jobs, name="jobs")
+app.command()(tend.runs)
 
 for _entry in sorted(importlib.metadata.entry_points(group="prefstream.commands")):
     app.command(_entry.name)(_entry.load())
