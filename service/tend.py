@@ -9,7 +9,7 @@ from typing import Annotated
 import httpx
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.client import Client, ProblemError
 from service.console import fail
@@ -37,7 +37,7 @@ def list_jobs(
         fail(f"{state!r} is none of: {', '.join(states)}.")
     with _client(url) as client:
         page = client.jobs(states[state], limit=limit)
-    table = Table("job", "kind", "status", "run", "attempts", "age", "error")
+    table = Table(Column("job", no_wrap=True), "kind", "status", "run", "attempts", "age", "error")
     for job in page.jobs:
         table.add_row(
             job.id,
@@ -85,23 +85,27 @@ def runs(url: Url = SERVICE) -> None:
     """The runs, and what became of their pairs in each subscriber group."""
     with _client(url) as client:
         found = client.runs()
-    columns = ("waiting", "leased", "returned", "acknowledged", "stale", "missed")
-    table = Table("run", "queued", "running", "dead", "oldest", "pairs", "group", *columns)
+    if not found:
+        console.print("No runs.")
+        return
+    table = Table("run", "queued", "running", "dead", "oldest", "pairs")
     for run in found:
-        head = [
+        table.add_row(
             run.name,
             str(run.open_jobs - run.running_jobs),
             str(run.running_jobs),
             str(run.dead_jobs),
             _age(run.oldest_open_at) if run.oldest_open_at else "",
             str(run.pairs),
-        ]
+        )
+    console.print(table)
+    columns = ("waiting", "leased", "returned", "acknowledged", "stale", "missed")
+    groups = Table("run", "group", *columns)
+    for run in found:
         for group in run.groups:
-            table.add_row(*head, group.name, *(str(getattr(group, name)) for name in columns))
-            head = [""] * len(head)
-        if not run.groups:
-            table.add_row(*head)
-    console.print(table if found else "No runs.")
+            groups.add_row(run.name, group.name, *(str(getattr(group, c)) for c in columns))
+    if groups.row_count:
+        console.print(groups)
 
 
 @contextmanager
