@@ -89,7 +89,8 @@ class Prompt:
         """Ids of the conversation and the whole answer to it, without what closes the turn; and
         how many of them stand before the answer."""
         start, _, ends = self._answer(answer)
-        return self.upto(answer, len(answer.rstrip())), sum(end <= start for end in ends)
+        body = start + answer.index(answer.strip())
+        return self.upto(answer, len(answer.rstrip())), sum(end <= body for end in ends)
 
     def without_images(self, token_ids: Sequence[int]) -> list[int]:
         """The ids less the image placeholders: what an empty mask leaves."""

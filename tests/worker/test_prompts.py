@@ -1,0 +1,120 @@
+"""Prompts are slices of the whole: in every script, and under chat templates of several shapes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.schemas import ImagePart, Message, TextPart, user_turn
+from trainer.toy.tokenizer import CHAT_TEMPLATE, IMAGE, build_tokenizer
+from worker.prompts import BadConversation, Prompt
+
+PARTS = (
+    "{%- for part in message.content if part.type == 'image' %}<image>\n{% endfor %}"
+    "{%- for part in message.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+)
+
+TEMPLATES = {
+    "toy": CHAT_TEMPLATE,
+    # As Vicuna's: a header after the turn, a space before the answer, which is trimmed.
+    "vicuna": (
+        "{%- for message in messages %}{% if message.role == 'user' %}USER: "
+        + PARTS
+        + " {% else %}ASSISTANT: {{ message.content[0].text | trim }}{{ eos_token }}{% endif %}"
+        "{%- endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    ),
+    # As Mistral's: nothing at all opens the assistant's turn.
+    "mistral": (
+        "{{- bos_token }}{%- for message in messages %}{% if message.role == 'user' %}[INST] "
+        + PARTS
+        + " [/INST]{% else %}{{ ' ' + message.content[0].text }}{{ eos_token }}{% endif %}"
+        "{%- endfor %}"
+    ),
+    # As ChatML's: both turns are closed by words that an answer may contain.
+    "chatml": (
+        "{%- for message in messages %}<|im_start|>{{ message.role + '\n' }}"
+        + PARTS
+        + "<|im_end|>\n{% endfor %}"
+        "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+}
+
+TOKENIZER = build_tokenizer()
+IMAGE_ID = TOKENIZER.convert_tokens_to_ids(IMAGE)
+
+answers = st.one_of(
+    st.sampled_from(
+        [
+            "There is a red circle in the top left. There is a blue square.",
+            "Yes.",
+            "s",
+            "It is 3.5 m. 一只猫。😀 Да, это так.",
+            "  spaced   out \n text ",
+            "<|im_end|>",
+        ]
+    ),
+    st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and IMAGE not in text),
+)
+
+
+def prompt(template: str, text: str = "Describe the image.", images: int = 1) -> Prompt:
+    tokenizer = build_tokenizer() if template != "toy" else TOKENIZER
+    tokenizer.chat_template = TEMPLATES[template]
+    return Prompt(tokenizer, [user_turn(text, images)], IMAGE_ID)
+
+
+PROMPTS = {name: prompt(name) for name in TEMPLATES}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@given(answer=answers)
+def test_a_cut_at_a_token_is_a_slice_of_the_whole(template: str, answer: str) -> None:
+    made = PROMPTS[template]
+    whole, before = made.whole(answer)
+    opening = made.upto(answer, 0)
+    assert whole[: len(opening)] == opening
+    assert before >= len(opening)  # a template may put a space before the answer
+    for cut in {end for end in made.token_ends(answer) if end <= len(answer.rstrip())}:
+        ids = made.upto(answer, cut)
+        assert ids == whole[: len(ids)]
+        text = TOKENIZER.decode(ids)
+        kept = answer[:cut].lstrip() if template == "vicuna" else answer[:cut]
+        assert text.endswith(kept)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_empty_cut_is_the_generation_prompt(template: str) -> None:
+    made = PROMPTS[template]
+    assert made.upto("Anything at all.", 0) == made.token_ids
+    assert made.token_ids.count(IMAGE_ID) == 1
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@given(answer=answers, data=st.data())
+def test_any_cut_ends_with_the_text_before_it(
+    template: str, answer: str, data: st.DataObject
+) -> None:
+    made = PROMPTS[template]
+    body = answer.strip()
+    start = answer.index(body)
+    cut = data.draw(st.integers(start + 1, start + len(body)))
+    assert TOKENIZER.decode(made.upto(answer, cut)).endswith(answer[start:cut])
+
+
+def test_without_images_only_the_placeholders_are_gone() -> None:
+    made = PROMPTS["toy"]
+    ids = made.without_images(made.token_ids)
+    assert IMAGE_ID not in ids
+    assert [i for i in made.token_ids if i != IMAGE_ID] == ids
+
+
+def test_a_placeholder_in_the_text_is_refused() -> None:
+    with pytest.raises(BadConversation, match="2 image placeholders"):
+        prompt("vicuna", "an <image> too many")
+
+
+def test_what_a_template_refuses_is_said() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    turn = Message(role="user", content=[ImagePart(), TextPart(text="Hello.")])
+    with pytest.raises(BadConversation, match="roles must alternate"):
+        Prompt(tokenizer, [turn, turn], IMAGE_ID)
