@@ -17,7 +17,7 @@ from typing import TypeVar
 import structlog
 
 from service.broker import UNAVAILABLE, Broker, Claim
-from service.schemas import JobError, WorkerInfo
+from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
 from service.weightstore import BadWeights
 from worker.embedder import Embedder
@@ -58,6 +58,8 @@ class Worker:
         self._handlers = Handlers(broker, engine, self.versions, embedder)
         self._settings = settings
         self._lease_s = service_settings.lease_s
+        self._judged = 0
+        """Newest version that was adopted or refused."""
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._changed = asyncio.Event()
         self._suspects = asyncio.Lock()
@@ -74,6 +76,10 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`. The engine must have been started."""
+        # Before the first job: a worker that comes late must not begin with old weights.
+        newest = await self._reach(self._broker.weights.newest)
+        if newest is not None:
+            await self._adopt(newest)
         log.info("worker ready", worker=self.id, slots=self._settings.slots)
         loops = [
             asyncio.create_task(loop, name=loop.__name__)
@@ -153,29 +159,29 @@ class Worker:
 
     async def _adopt_versions(self) -> None:
         """Takes each newest version; those that came and went meanwhile are skipped."""
-        judged = 0
         while True:
-            newest = await self._reach(
-                lambda after=judged: self._broker.weights.newer(after, LISTEN_S)
-            )
+            newest = await self._reach(lambda: self._broker.weights.newer(self._judged, LISTEN_S))
             if newest is None:
                 continue
             if not self._engine.alive:
                 await asyncio.sleep(AWAY_S)
                 continue
             await self.versions.has_room()
-            newest = await self._reach(self._broker.weights.newest) or newest
-            try:
-                await self.versions.adopt(newest)
-            except BadWeights as error:
-                log.warning("refused", version=newest.version, reason=str(error))
-                await self._reach(
-                    partial(self._broker.weights.refuse, self.id, newest.version, str(error))
-                )
-            except EngineDied:
-                continue
-            judged = newest.version
-            await self._reach(lambda: self._broker.workers.beat(self._info()))
+            await self._adopt(await self._reach(self._broker.weights.newest) or newest)
+
+    async def _adopt(self, version: WeightVersion) -> None:
+        """Adopts it or refuses it, and says so. Leaves it for later if the engine dies of it."""
+        try:
+            await self.versions.adopt(version)
+        except BadWeights as error:
+            log.warning("refused", version=version.version, reason=str(error))
+            await self._reach(
+                partial(self._broker.weights.refuse, self.id, version.version, str(error))
+            )
+        except EngineDied:
+            return
+        self._judged = version.version
+        await self._reach(lambda: self._broker.workers.beat(self._info()))
 
     def _info(self) -> WorkerInfo:
         return WorkerInfo(

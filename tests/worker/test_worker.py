@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from service.schemas import (
     SampleResult,
 )
 from service.settings import Settings
+from service.weightstore import WeightStore
 from tests.servers import Server
+from tests.worker.adapters import make_adapter
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.main import Worker
@@ -208,3 +211,17 @@ async def test_cancelling_a_running_job_aborts_it(
             while worker.running:
                 await asyncio.sleep(0.005)
         assert (await ended(broker, job_id)).status is JobStatus.cancelled
+
+
+async def test_a_worker_that_comes_late_begins_with_the_newest_weights(
+    settings: Settings, engine: Engine, embedder: Embedder, tmp_path: Path
+) -> None:
+    adapter = make_adapter(engine.model, tmp_path / "adapter", seed=1)
+    published = WeightStore(str(tmp_path / "store")).publish(adapter, 5, "lora")
+    async with Broker.connect(settings) as broker:
+        await broker.weights.announce(published)
+        job_id = await submit(broker, bdhs())  # waits for the worker
+        async with working(settings, engine, embedder):
+            job = await ended(broker, job_id)
+        await engine.remove_lora(5)
+    assert job.result.pair.rejected_version == 5

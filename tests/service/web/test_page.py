@@ -156,6 +156,7 @@ def sentence(
         completion=completion,
         swapped=swapped,
         finish_reason=finish_reason,
+        seed=1,
         weight_versions=[],
     )
 
