@@ -48,7 +48,6 @@ class Worker:
         engine: Engine,
         embedder: Embedder,
         settings: WorkerSettings,
-        service_settings: Settings,
     ):
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._broker = broker
@@ -57,7 +56,6 @@ class Worker:
         """The weights that its jobs are done on."""
         self._handlers = Handlers(broker, engine, self.versions, embedder)
         self._settings = settings
-        self._lease_s = service_settings.lease_s
         self._judged = 0
         """Newest version that was adopted or refused."""
         self._running: dict[asyncio.Task[None], Claim] = {}
@@ -135,7 +133,7 @@ class Worker:
     async def _renew_leases(self) -> None:
         """Stops renewing while the engine makes no progress, so that others get the jobs."""
         while True:
-            await asyncio.sleep(self._lease_s / 3)
+            await asyncio.sleep(self._broker.store.settings.lease_s / 3)
             if self._engine.alive and self._running:
                 claims = list(self._running.values())
                 for job_id in await self._reach(lambda c=claims: self._broker.jobs.renew(c)):
@@ -277,7 +275,7 @@ async def run_worker(
             loop.add_signal_handler(number, starting.cancel)
         try:
             embedder = await starting
-            worker = Worker(broker, engine, embedder, settings, service_settings)
+            worker = Worker(broker, engine, embedder, settings)
             for number in stop_on:
                 loop.add_signal_handler(number, worker.stop)
             await worker.run()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from os.path import commonprefix
 from typing import Any
 
-from service.schemas import ImagePart, Message, TextPart, assistant_turn
+from service.schemas import ImagePart, Message, assistant_turn
 
 
 class BadConversation(ValueError):
@@ -36,7 +36,9 @@ class Prompt:
             )
 
     def _render(self, conversation: Sequence[Message], *, open_turn: bool) -> str:
-        messages = [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in conversation]
+        messages = [
+            {"role": m.role, "content": [p.model_dump() for p in m.parts]} for m in conversation
+        ]
         try:
             return self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=open_turn
@@ -95,7 +97,3 @@ class Prompt:
     def without_images(self, token_ids: Sequence[int]) -> list[int]:
         """The ids less the image placeholders: what an empty mask leaves."""
         return [token for token in token_ids if token != self._image_token_id]
-
-
-def _part(part: TextPart | ImagePart) -> dict[str, str]:
-    return part.model_dump()

@@ -134,7 +134,7 @@ async def measure(folder: Path, server: Server, console: Console) -> None:
         "longest gap, ms",
     )
     async with Broker.connect(settings) as broker:
-        worker = Worker(broker, engine, Embedder(EMBEDDED), WorkerSettings(), settings)
+        worker = Worker(broker, engine, Embedder(EMBEDDED), WorkerSettings())
         running = asyncio.create_task(worker.run())
         await first_token(engine, None)
         version = 0

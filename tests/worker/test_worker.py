@@ -48,9 +48,7 @@ async def working(
     settings: Settings, engine: Engine, embedder: Embedder, **worker_settings: object
 ) -> AsyncIterator[Worker]:
     async with Broker.connect(settings) as broker:
-        worker = Worker(
-            broker, engine, embedder, WorkerSettings.model_validate(worker_settings), settings
-        )
+        worker = Worker(broker, engine, embedder, WorkerSettings.model_validate(worker_settings))
         async with asyncio.TaskGroup() as group:  # a worker that breaks ends the test
             group.create_task(worker.run())
             yield worker
