@@ -172,6 +172,33 @@ class AsyncClient:
                 return
             after = page.cursor
 
+    async def lease(
+        self,
+        run: str,
+        *,
+        group: str = "trainer",
+        size: int = 8,
+        min_size: int | None = None,
+        lease_s: float = 60.0,
+        wait_s: float = 0,
+    ) -> AsyncLeasedBatch | None:
+        """A batch of `size` pairs (at least `min_size`, or the run's window). None: they did not
+        come within `wait_s`.
+
+        It is renewed in the background until `ack` or `nack`; if this process dies, its pairs are
+        delivered again after `lease_s`.
+        """
+        request = LeaseRequest(group=group, size=size, min_size=min_size, lease_s=lease_s)
+        end = time.monotonic() + wait_s
+        while True:
+            left = end - time.monotonic()
+            part = request.model_copy(update={"wait_s": max(0.0, min(LONG_POLL_S, left))})
+            batch = await self._transport.lease(run, part)
+            if batch is not None:
+                return self._keeper.keep(batch, lease_s)
+            if left <= 0:
+                return None
+
     async def batches(
         self,
         run: str,
@@ -180,25 +207,20 @@ class AsyncClient:
         size: int = 8,
         min_size: int | None = None,
         lease_s: float = 60.0,
-        idle_s: float | None = None,
+        idle_s: float = float("inf"),
     ) -> AsyncIterator[AsyncLeasedBatch]:
-        """Batches of `size` pairs (at least `min_size`, or the run's window), as they become
-        available. Ends only after `idle_s` without one.
+        """Batches, each as of `lease`, as they become available. Ends only after `idle_s` without
+        one."""
+        while leased := await self.lease(
+            run, group=group, size=size, min_size=min_size, lease_s=lease_s, wait_s=idle_s
+        ):
+            yield leased
 
-        Each is renewed in the background until `ack` or `nack`; if this process dies, its pairs are
-        delivered again after `lease_s`.
-        """
-        request = LeaseRequest(group=group, size=size, min_size=min_size, lease_s=lease_s)
-        since = time.monotonic()
-        while True:
-            left = float("inf") if idle_s is None else since + idle_s - time.monotonic()
-            wait_s = max(0.0, min(LONG_POLL_S, left))
-            batch = await self._transport.lease(run, request.model_copy(update={"wait_s": wait_s}))
-            if batch is not None:
-                yield self._keeper.keep(batch, lease_s)
-                since = time.monotonic()
-            elif left <= 0:
-                return
+    async def ack(self, run: str, lease: str) -> None:
+        """Acknowledges a lease by its id, as `ack` of the batch does: for who comes back after a
+        crash, and had saved what the pairs taught. Raises: ProblemError `lease_lost`,
+        `log_changed`."""
+        await self._transport.ack(run, lease)
 
     async def announce(self, version: WeightVersion) -> Weights:
         """Tells all workers of a version that is complete in the weight store."""
@@ -313,6 +335,29 @@ class Client:
                 return
             after = page.cursor
 
+    def lease(
+        self,
+        run: str,
+        *,
+        group: str = "trainer",
+        size: int = 8,
+        min_size: int | None = None,
+        lease_s: float = 60.0,
+        wait_s: float = 0,
+    ) -> LeasedBatch | None:
+        """A batch of `size` pairs (at least `min_size`, or the run's window). None: they did not
+        come within `wait_s`.
+
+        It is renewed in the background until `ack` or `nack`; if this process dies, its pairs are
+        delivered again after `lease_s`.
+        """
+        leased = self._portal.call(
+            lambda: self._client.lease(
+                run, group=group, size=size, min_size=min_size, lease_s=lease_s, wait_s=wait_s
+            )
+        )
+        return None if leased is None else LeasedBatch(leased, self._portal.call)
+
     def batches(
         self,
         run: str,
@@ -321,23 +366,20 @@ class Client:
         size: int = 8,
         min_size: int | None = None,
         lease_s: float = 60.0,
-        idle_s: float | None = None,
+        idle_s: float = float("inf"),
     ) -> Iterator[LeasedBatch]:
-        """Batches of `size` pairs (at least `min_size`, or the run's window), as they become
-        available. Ends only after `idle_s` without one.
+        """Batches, each as of `lease`, as they become available. Ends only after `idle_s` without
+        one."""
+        while leased := self.lease(
+            run, group=group, size=size, min_size=min_size, lease_s=lease_s, wait_s=idle_s
+        ):
+            yield leased
 
-        Each is renewed in the background until `ack` or `nack`; if this process dies, its pairs are
-        delivered again after `lease_s`.
-        """
-        batches = self._client.batches(
-            run, group=group, size=size, min_size=min_size, lease_s=lease_s, idle_s=idle_s
-        )
-
-        async def following() -> AsyncLeasedBatch | None:
-            return await anext(batches, None)
-
-        while leased := self._portal.call(following):
-            yield LeasedBatch(leased, self._portal.call)
+    def ack(self, run: str, lease: str) -> None:
+        """Acknowledges a lease by its id, as `ack` of the batch does: for who comes back after a
+        crash, and had saved what the pairs taught. Raises: ProblemError `lease_lost`,
+        `log_changed`."""
+        self._portal.call(self._client.ack, run, lease)
 
     def announce(self, version: WeightVersion) -> Weights:
         """Tells all workers of a version that is complete in the weight store."""

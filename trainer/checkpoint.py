@@ -34,6 +34,8 @@ class Record(BaseModel):
     """Pairs in it, from the start of the line."""
     unacknowledged: list[str]
     """Ids of pairs in it that may be delivered again."""
+    leases: dict[str, list[str]]
+    """Leases to be acknowledged now that it counts, with the ids of their pairs."""
     version: int
     """Newest weight version that was published by then; 0: none."""
 

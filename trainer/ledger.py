@@ -4,10 +4,11 @@ The promise: in the line of a trainer's checkpoints no pair is lost and none cou
 on two rules. A lease is acknowledged only when all its pairs are in a checkpoint, and renewed until
 then; so what no checkpoint contains is delivered again. A checkpoint lists the pairs in it that are
 not known to be acknowledged; so what is delivered again, and is in it, is known and not used again.
+It also lists the leases that it makes ready to be acknowledged: who resumes from it does so first.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -40,6 +41,23 @@ class Ledger:
         self.repeated = 0
         """Pairs delivered again that were known, and so not used again."""
 
+    def resume(self, leases: Mapping[str, list[str]], ack: Callable[[str], None]) -> None:
+        """Acknowledges the leases that the resumed checkpoint lists (`leases` of its record): its
+        process may have died before it could."""
+        for lease, pair_ids in leases.items():
+            try:
+                ack(lease)
+            except Exception as error:
+                if not (is_away(error) or is_gone(error)):
+                    raise
+                # Its pairs come again, and are known.
+                log.info("not acknowledged", lease=lease, reason=str(error))
+                if is_away(error):
+                    return
+            else:
+                with self._lock:
+                    self._saved -= set(pair_ids)
+
     def admit(self, lease: Lease) -> list[Pair]:
         """Takes a lease on. Returns those of its pairs that are new to this line."""
         with self._lock:
@@ -64,6 +82,11 @@ class Ledger:
         with self._lock:
             return sorted(self._saved | self._used)
 
+    def complete(self, pair_ids: Iterable[str]) -> dict[str, list[str]]:
+        """The leases whose pairs are all among these, and what they hold."""
+        with self._lock:
+            return self._complete(set(pair_ids))
+
     def save(self, pair_ids: Iterable[str]) -> None:
         """A checkpoint that contains and lists these is complete, on disk."""
         with self._lock:
@@ -77,13 +100,8 @@ class Ledger:
         If the service is away they stay, to be settled another time.
         """
         with self._lock:
-            ready = [
-                lease
-                for lease in self._leases.values()
-                if all(pair.pair_id in self._saved for pair in lease.batch.pairs)
-            ]
-            for lease in ready:  # another thread must not take them as well
-                del self._leases[lease.batch.lease]
+            # Taken out, so that no other thread acknowledges them as well.
+            ready = [self._leases.pop(lease) for lease in self._complete(self._saved)]
         acknowledged = 0
         for number, lease in enumerate(ready):
             try:
@@ -117,3 +135,9 @@ class Ledger:
                 log.warning("not handed back", lease=lease.batch.lease, reason=str(error))
                 if is_away(error):
                     return  # the leases run out
+
+    def _complete(self, pair_ids: set[str]) -> dict[str, list[str]]:
+        held = {
+            name: [p.pair_id for p in lease.batch.pairs] for name, lease in self._leases.items()
+        }
+        return {name: ids for name, ids in held.items() if pair_ids.issuperset(ids)}

@@ -136,11 +136,10 @@ class Pairs:
 
         None: there is no such run yet.
         """
-        batches = self._client.batches(
-            self._run, group=self._group, size=count, lease_s=self._lease_s, idle_s=PAUSE_S
-        )
         try:
-            leased = next(batches, None)
+            leased = self._client.lease(
+                self._run, group=self._group, size=count, lease_s=self._lease_s, wait_s=PAUSE_S
+            )
         except ProblemError as error:
             if error.problem.code != "run_not_found":
                 raise

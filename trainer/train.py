@@ -90,11 +90,10 @@ def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
         else:
             log.info("starting anew", model=settings.model, output=str(settings.output))
     version = record.version if record else 0
-    if start >= settings.steps:
-        log.info("nothing to do: all steps were taken", steps=settings.steps)
-        return Outcome(start, version, True)
-
     with _desk(settings, state, record, stop) as desk:
+        if start >= settings.steps:
+            log.info("nothing to do: all steps were taken", steps=settings.steps)
+            return Outcome(start, version, True)
         stream = Stream(
             desk.pairs if desk else None,
             steps=settings.steps - start,
@@ -225,6 +224,8 @@ def _desk(
     with Client(
         settings.url, api_key=key, namespace=settings.namespace, patience_s=PATIENCE_S
     ) as client:
+        if record:
+            ledger.resume(record.leases, lambda lease: client.ack(record.run, lease))
         pairs = Pairs(
             client,
             ledger,
@@ -305,6 +306,7 @@ class Bookkeeping(TrainerCallback):
             group=self._settings.group,
             pairs=self._desk.journal.pairs,
             unacknowledged=listed,
+            leases=ledger.complete(listed),
             version=self._desk.publisher.version,
         )
         folder = self._settings.output / f"checkpoint-{state.global_step}"

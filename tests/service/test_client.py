@@ -116,9 +116,23 @@ async def test_batches_of_a_dead_subscriber_are_delivered_again(
     assert [pair.pair_id for pair in again.pairs] == pairs
     assert [delivery.count for delivery in again.deliveries] == [2, 2]
     with pytest.raises(ProblemError, match="410 lease_lost"):
-        await client._transport.ack("r", batch.batch.lease)  # pyright: ignore
+        await client.ack("r", batch.batch.lease)
     await again.nack()
     await (await anext(client.batches("r", size=2))).ack()
+
+
+async def test_who_saved_before_it_died_acknowledges_when_it_comes_back(
+    client: AsyncClient, url: str, worker: Broker
+) -> None:
+    await append(worker, 2)
+    async with AsyncClient(url) as dying:
+        batch = await dying.lease("r", size=2)
+        assert batch is not None
+    await client.ack("r", batch.batch.lease)
+    [group] = (await client.run("r")).groups
+    assert (group.acknowledged, group.leased) == (2, 0)
+    assert await client.lease("r", size=1) is None
+    assert await client.lease("r", size=1, wait_s=0.01) is None
 
 
 async def test_a_lost_lease_is_noticed(client: AsyncClient, worker: Broker) -> None:
@@ -177,9 +191,11 @@ async def test_the_client_that_does_not_await(
             for batch in client.batches("r", size=1, idle_s=0):
                 batch.nack()
                 break
-            for batch in client.batches("r", size=1, idle_s=0):
-                assert batch.pairs == [pair]
-                batch.ack()
+            batch = client.lease("r", size=1)
+            assert batch is not None
+            assert batch.pairs == [pair]
+            client.ack("r", batch.batch.lease)
+            assert list(client.batches("r", size=1, idle_s=0)) == []
             assert client.run("r").groups[0].acknowledged == 1
             assert (len(client.runs()), client.jobs().jobs, client.purge()) == (1, [], 0)
             return pair.pair_id

@@ -5,7 +5,15 @@ from trainer.checkpoint import RECORD, Record
 
 
 def record(step: int) -> Record:
-    return Record(step=step, run="r", group="g", pairs=step, unacknowledged=["a"], version=0)
+    return Record(
+        step=step,
+        run="r",
+        group="g",
+        pairs=step,
+        unacknowledged=["a"],
+        leases={"1": ["a"]},
+        version=0,
+    )
 
 
 def write(output: Path, step: int, *, complete: bool) -> Path:

@@ -115,6 +115,39 @@ def test_a_service_that_is_away_is_told_another_time():
     assert ledger.settle() == 2
 
 
+def test_who_resumes_acknowledges_what_the_checkpoint_made_ready():
+    ledger = Ledger()
+    for lease in (FakeLease("1", "a", "b"), FakeLease("2", "c"), FakeLease("3", "d", "e")):
+        admitted(ledger, lease)
+    ledger.use(["a", "b", "c", "d"])
+    listed = ledger.unacknowledged()
+    leases = ledger.complete(listed)
+    assert leases == {"1": ["a", "b"], "2": ["c"]}
+
+    def ack(lease: str) -> None:
+        if lease == "1":
+            raise GONE
+        acknowledged.append(lease)
+
+    acknowledged: list[str] = []
+    ledger = Ledger(listed)
+    ledger.resume(leases, ack)
+    assert acknowledged == ["2"]
+    assert ledger.unacknowledged() == ["a", "b", "d"]
+
+
+def test_who_resumes_while_the_service_is_away_knows_the_pairs_later():
+    def ack(lease: str) -> None:
+        calls.append(lease)
+        raise AWAY
+
+    calls: list[str] = []
+    ledger = Ledger(["a", "b"])
+    ledger.resume({"1": ["a"], "2": ["b"]}, ack)
+    assert calls == ["1"]
+    assert admitted(ledger, FakeLease("3", "a", "b")) == []
+
+
 def test_what_no_checkpoint_has_is_handed_back_at_the_end():
     ledger = Ledger()
     ahead, used, saved = FakeLease("1", "a"), FakeLease("2", "b"), FakeLease("3", "c")

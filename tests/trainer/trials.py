@@ -98,6 +98,7 @@ KILL_POINTS: dict[str, tuple[str, str, int]] = {
     "in the middle of a checkpoint's files": ("trainer.train:StreamTrainer", "_save_rng_state", 2),
     "before a checkpoint counts": ("trainer.checkpoint", "commit", 2),
     "after a checkpoint, before it is acknowledged": ("trainer.ledger:Ledger", "save", 2),
+    "after the last checkpoint, before it is acknowledged": ("trainer.ledger:Ledger", "save", 3),
     "in the middle of acknowledging": ("service.client:LeasedBatch", "ack", 2),
     "after acknowledging": ("trainer.checkpoint", "keep_newest", 2),
 }
