@@ -24,6 +24,7 @@ from anyio.from_thread import start_blocking_portal
 
 from service.leases import AsyncLeasedBatch, Keeper, LeasedBatch
 from service.schemas import (
+    Appended,
     BdhsRequest,
     Health,
     Job,
@@ -32,6 +33,7 @@ from service.schemas import (
     JobsState,
     LeaseRequest,
     Pair,
+    PairRequest,
     PairsPage,
     Run,
     RunSettings,
@@ -199,6 +201,13 @@ class AsyncClient:
             if left <= 0:
                 return None
 
+    async def append(self, run: str, pair: PairRequest) -> Appended:
+        """Appends a pair of a data set to the run's log. Safe to repeat: the pair gets its id here,
+        if it has none."""
+        if pair.pair_id is None:
+            pair = pair.model_copy(update={"pair_id": uuid.uuid4().hex})
+        return await self._transport.append(run, pair)
+
     async def batches(
         self,
         run: str,
@@ -357,6 +366,11 @@ class Client:
             )
         )
         return None if leased is None else LeasedBatch(leased, self._portal.call)
+
+    def append(self, run: str, pair: PairRequest) -> Appended:
+        """Appends a pair of a data set to the run's log. Safe to repeat: the pair gets its id here,
+        if it has none."""
+        return self._portal.call(self._client.append, run, pair)
 
     def batches(
         self,

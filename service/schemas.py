@@ -84,8 +84,8 @@ class Priority(StrEnum):
     low = "low"
 
 
-class JobRequest(Model):
-    """What both kinds of job have in common."""
+class Prompted(Model):
+    """What asks something of a model, or records that it was asked: text, perhaps with images."""
 
     prompt: str | None = None
     """The user's text. Either this or `messages`."""
@@ -93,20 +93,6 @@ class JobRequest(Model):
     """A conversation that ends with a user turn. Either this or `prompt`."""
     images: list[str] = []
     """Each a data URI, bare base64, or `sha256:<hex>` of an image that is stored already."""
-    temperature: float = Field(default=1.0, ge=0.0, le=10.0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    top_k: int = Field(default=0, ge=0)
-    """0: all tokens."""
-    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
-    max_tokens: int = Field(default=512, ge=1, le=32768)
-    """New tokens at most; for BDHS, for each sentence."""
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    """Drawn, and stated in the result, when left out."""
-    run: RunName | None = None
-    """The run to whose log the pair goes."""
-    priority: Priority = Priority.normal
-    deadline_s: float | None = Field(default=None, gt=0, le=7 * 24 * 3600)
-    """Seconds from acceptance after which the job is not worth running."""
     metadata: dict[str, JsonValue] = {}
     """Handed through to the job and the pair, unread."""
 
@@ -140,6 +126,30 @@ class JobRequest(Model):
         assert self.prompt is not None  # the validator's promise
         return [user_turn(self.prompt, len(self.images))]
 
+    @property
+    def texts(self) -> list[str]:
+        """All that a model might have to read."""
+        return [p.text for m in self.conversation for p in m.parts if isinstance(p, TextPart)]
+
+
+class JobRequest(Prompted):
+    """What both kinds of job have in common."""
+
+    temperature: float = Field(default=1.0, ge=0.0, le=10.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    """0: all tokens."""
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    max_tokens: int = Field(default=512, ge=1, le=32768)
+    """New tokens at most; for BDHS, for each sentence."""
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    """Drawn, and stated in the result, when left out."""
+    run: RunName | None = None
+    """The run to whose log the pair goes."""
+    priority: Priority = Priority.normal
+    deadline_s: float | None = Field(default=None, gt=0, le=7 * 24 * 3600)
+    """Seconds from acceptance after which the job is not worth running."""
+
 
 class SampleRequest(JobRequest):
     """`POST /sample`: n responses of the policy to a prompt, with or without images."""
@@ -148,6 +158,10 @@ class SampleRequest(JobRequest):
     stop: list[str] = Field(default=[], max_length=16)
     logprobs: int | None = Field(default=None, ge=0, le=20)
     """Log-probabilities of each response token and of this many alternatives."""
+
+    @property
+    def texts(self) -> list[str]:
+        return [*super().texts, *self.stop]
 
 
 class BdhsRequest(JobRequest):
@@ -199,12 +213,41 @@ class BdhsRequest(JobRequest):
         return self
 
     @property
+    def texts(self) -> list[str]:
+        return [*super().texts, self.reference]
+
+    @property
     def hides_tokens(self) -> bool:
         return self.corruption != "noise"
 
     @property
     def adds_noise(self) -> bool:
         return self.corruption != "attention"
+
+
+class PairRequest(Prompted):
+    """`POST /runs/{run}/pairs`: a pair that exists already, from a preference data set."""
+
+    chosen: str
+    """The better response y⁺."""
+    rejected: str
+    """The worse response y⁻."""
+    pair_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
+    """The caller's name for it: the same id again, within a day, appends nothing. Drawn when left
+    out."""
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> Self:
+        for side in ("chosen", "rejected"):
+            if not getattr(self, side).strip():
+                raise ValueError(f"`{side}` is empty")
+        if self.chosen.strip() == self.rejected.strip():
+            raise ValueError("`chosen` and `rejected` are the same text: there is no preference")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        return [*super().texts, self.chosen, self.rejected]
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -307,7 +350,7 @@ class Pair(Model):
     chosen: list[Message]
     rejected: list[Message]
     pair_id: str
-    """The id of the job that made it."""
+    """The id of the job that made it; of an offline pair, what the caller named it."""
     run: RunName | None
     method: Literal["bdhs-attention", "bdhs-noise", "povid-token", "online", "offline"]
     chosen_version: int | None
@@ -471,6 +514,15 @@ class PairsPage(Model):
     pairs: list[Pair]
     cursor: str
     """Pass it as `after` to read on."""
+
+
+class Appended(Model):
+    """The answer to a `PairRequest`."""
+
+    run: RunName
+    pair_id: str
+    repeated: bool
+    """The run was given this pair before, and nothing was appended."""
 
 
 # --- batches ------------------------------------------------------------------------------------

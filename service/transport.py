@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.broker import UNAVAILABLE, Broker, BrokerError, QueueFull, WindowFull
 from service.schemas import (
+    Appended,
     Batch,
     BdhsRequest,
     Health,
@@ -18,6 +19,7 @@ from service.schemas import (
     JobsPage,
     JobsState,
     LeaseRequest,
+    PairRequest,
     PairsPage,
     Problem,
     Purged,
@@ -68,6 +70,7 @@ class Transport(Protocol):
     async def put_run(self, name: str, settings: RunSettings) -> Run: ...
     async def run(self, name: str) -> Run: ...
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage: ...
+    async def append(self, run: str, pair: PairRequest) -> Appended: ...
     async def lease(self, run: str, request: LeaseRequest) -> Batch | None: ...
     async def ack(self, run: str, lease: str) -> None: ...
     async def nack(self, run: str, lease: str) -> None: ...
@@ -128,6 +131,9 @@ class HttpTransport:
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
         return await self._call(PairsPage, "GET", f"/runs/{run}/pairs", params=params)
+
+    async def append(self, run: str, pair: PairRequest) -> Appended:
+        return await self._call(Appended, "POST", f"/runs/{run}/pairs", body=pair)
 
     async def lease(self, run: str, request: LeaseRequest) -> Batch | None:
         path = f"/runs/{run}/leases"
@@ -277,6 +283,12 @@ class RedisTransport:
 
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         return await self._of_run(run, lambda: self._broker.runs.pairs(run, after, limit))
+
+    async def append(self, run: str, pair: PairRequest) -> Appended:
+        async def append() -> Appended:
+            return await self._broker.runs.append(run, await self._intake.request(pair))
+
+        return await self._call(append)
 
     async def lease(self, run: str, request: LeaseRequest) -> Batch | None:
         return await self._of_run(run, lambda: self._broker.batches.lease(run, request))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.api.problems import Refusal
 from service.broker import Broker
-from service.schemas import JobRequest, StoredImage, TextPart
+from service.schemas import Prompted, StoredImage
 from service.settings import Settings
 
 FORMATS: dict[str, Literal["png", "jpeg", "webp"]] = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
@@ -21,7 +21,7 @@ HASH = re.compile(r"sha256:[0-9a-f]{64}")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 Place = tuple[str | int, ...]
-R = TypeVar("R", bound=JobRequest)
+R = TypeVar("R", bound=Prompted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,8 @@ class Intake:
             bytes=len(checked.content),
         )
 
-    def _check_text(self, request: JobRequest) -> None:
-        texts = [getattr(request, "reference", ""), *getattr(request, "stop", [])]
-        texts += [p.text for m in request.conversation for p in m.parts if isinstance(p, TextPart)]
-        length = sum(map(len, texts))
+    def _check_text(self, request: Prompted) -> None:
+        length = sum(map(len, request.texts))
         if length > self._settings.max_text_chars:
             raise Refusal(
                 422,

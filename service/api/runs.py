@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from service.api.bodies import JsonRoute
 from service.api.context import Shared
 from service.api.problems import RESPONSES, no_such_run
-from service.schemas import PairsPage, Run, RunName, RunSettings
+from service.schemas import Appended, PairRequest, PairsPage, Run, RunName, RunSettings
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute, responses=RESPONSES)
 
@@ -44,3 +44,15 @@ async def get_pairs(
     except KeyError:
         raise no_such_run(run) from None
     return Response(page.model_dump_json(), media_type="application/json")
+
+
+@router.post("/{run}/pairs", summary="Append a pair of a data set", status_code=201)
+async def post_pair(
+    run: RunName, body: PairRequest, shared: Shared, response: Response
+) -> Appended:
+    """Its method is `offline`. The run's window counts it, as it counts pairs that workers make;
+    one that the run was given before (`pair_id`) is answered with 200, and not appended."""
+    appended = await shared.broker.runs.append(run, await shared.intake.request(body))
+    if appended.repeated:
+        response.status_code = 200
+    return appended

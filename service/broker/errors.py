@@ -25,6 +25,10 @@ UNAVAILABLE: tuple[type[Exception], ...] = (
 answer that is an error is a fault of ours, and belongs to nobody's retry."""
 
 
+RETRY_AFTER_S = 1.0
+"""What a caller is told to wait when the queue or a window is full."""
+
+
 class BrokerError(Exception):
     """A request the broker understood and refused."""
 
@@ -64,6 +68,16 @@ class IdempotencyConflict(BrokerError):
             "Use a new key for a new request."
         )
         self.job_id = job_id
+
+
+class PairConflict(BrokerError):
+    code = "pair_conflict"
+
+    def __init__(self, run: str, pair_id: str) -> None:
+        super().__init__(
+            f"Run {run!r} was given another pair under the id {pair_id!r} before. Use a new id for "
+            "a new pair."
+        )
 
 
 class ImageGone(BrokerError):

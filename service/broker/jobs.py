@@ -13,7 +13,13 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter
 
 from service.broker.bell import Bell, ring_within
-from service.broker.errors import IdempotencyConflict, ImageGone, QueueFull, WindowFull
+from service.broker.errors import (
+    RETRY_AFTER_S,
+    IdempotencyConflict,
+    ImageGone,
+    QueueFull,
+    WindowFull,
+)
 from service.broker.runs import WAITING, settings_fields
 from service.broker.store import Script, Store, milliseconds, moment, new_epoch
 from service.broker.work import Work
@@ -31,9 +37,6 @@ from service.schemas import (
     RunSettings,
     SampleRequest,
 )
-
-RETRY_AFTER_S = 1.0
-"""What a caller is told to wait when the queue or a window is full."""
 
 RESULT: TypeAdapter[Result] = TypeAdapter(Result)
 METADATA: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])

@@ -5,13 +5,33 @@ from 1; the nonce is chance. A cursor is `<epoch>.<position>-<nonce>`, so a log 
 that went back and grew anew, no longer matches the cursors read from the old one.
 """
 
+import hashlib
 import json
+import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Self
 
-from service.broker.errors import BadCursor, LogChanged, LogTrimmed
-from service.broker.store import Script, Store, moment, new_epoch
-from service.schemas import Group, Pair, PairsPage, Run, RunSettings
+from service.broker.errors import (
+    RETRY_AFTER_S,
+    BadCursor,
+    ImageGone,
+    LogChanged,
+    LogTrimmed,
+    PairConflict,
+    WindowFull,
+)
+from service.broker.store import Script, Store, moment, new_epoch, new_nonce
+from service.schemas import (
+    Appended,
+    Group,
+    Pair,
+    PairRequest,
+    PairsPage,
+    Run,
+    RunSettings,
+    assistant_turn,
+)
 
 GROUPS = """
 local function group_key(run, group) return run_key(run) .. ':group:' .. group end
@@ -56,6 +76,27 @@ local function append_pair(run, pair, images, version, nonce)
   touch_images(images)
   ring('run:' .. run)
 end
+"""
+)
+
+APPEND = Script(
+    WAITING
+    + APPEND_PAIR
+    + """
+local run, pair, images, nonce, pair_id, key, fingerprint, epoch, run_settings = unpack(ARGV)
+local first = redis.call('HMGET', NS .. ':key:' .. key, 'pair', 'fingerprint')
+if first[1] then return {first[2] == fingerprint and 'known' or 'conflict'} end
+make_run(run, epoch, run_settings)
+local window = tonumber(redis.call('HGET', run_key(run), 'window'))
+local used = redis.call('ZCARD', run_key(run) .. ':open') + waiting(run, 'trainer')
+if used >= window then return {'window', used, window} end
+for ref in string.gmatch(images, '%S+') do
+  if not redis.call('ZSCORE', NS .. ':images', ref) then return {'image', ref} end
+end
+append_pair(run, pair, images, '', nonce)
+redis.call('HSET', NS .. ':key:' .. key, 'pair', pair_id, 'fingerprint', fingerprint)
+redis.call('PEXPIRE', NS .. ':key:' .. key, IDEMPOTENCY_TTL_MS)
+return {'new'}
 """
 )
 
@@ -143,6 +184,51 @@ class Runs:
             ],
         )
 
+    async def append(self, name: str, request: PairRequest) -> Appended:
+        """A pair from a data set, to the end of the log. Its images must be stored.
+
+        Raises: WindowFull, ImageGone, PairConflict.
+        """
+        pair_id = request.pair_id or secrets.token_hex(16)
+        pair = Pair(
+            prompt=request.conversation,
+            images=request.images,
+            chosen=[assistant_turn(request.chosen)],
+            rejected=[assistant_turn(request.rejected)],
+            pair_id=pair_id,
+            run=name,
+            method="offline",
+            chosen_version=None,
+            rejected_version=None,
+            rejected_spans=[],
+            similarity=None,
+            iterations=None,
+            seed=None,
+            created_at=datetime.now(UTC),
+            metadata=request.metadata,
+        )
+        outcome, *rest = await self._store.run_durably(
+            APPEND,
+            name,
+            pair.model_dump_json(),
+            " ".join(dict.fromkeys(pair.images)),
+            new_nonce(),
+            pair_id,
+            _sha256(f"pair\n{name}\n{pair_id}"),
+            _sha256(request.model_dump_json()),
+            new_epoch(),
+            settings_fields(RunSettings()),
+        )
+        match outcome:
+            case "window":
+                raise WindowFull(name, rest[0], int(rest[1]), RETRY_AFTER_S)
+            case "image":
+                raise ImageGone(rest[0])
+            case "conflict":
+                raise PairConflict(name, pair_id)
+            case _:
+                return Appended(run=name, pair_id=pair_id, repeated=outcome == "known")
+
     async def names(self) -> list[str]:
         return sorted(await self._store.command("SMEMBERS", self._store.key("runs")))
 
@@ -219,3 +305,7 @@ def settings_fields(settings: RunSettings) -> str:
 
 def _digits(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
