@@ -8,8 +8,9 @@ standard library and Pillow.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Literal
 
 from PIL import Image
@@ -69,7 +70,7 @@ def held_out(
     sampler: Callable[[random.Random], Scene] = sample_scene,
 ) -> list[Item]:
     """Items that no training has seen, one scene each; the kinds take turns."""
-    return _items("held-out", count, kinds, seed, sampler)
+    return list(islice(_items("held-out", kinds, seed, sampler), count))
 
 
 def examples(
@@ -80,20 +81,27 @@ def examples(
     sampler: Callable[[random.Random], Scene] = sample_scene,
 ) -> list[Item]:
     """Items to make preference pairs from, one scene each; the kinds take turns."""
-    return _items("examples", count, kinds, seed, sampler)
+    return list(islice(endless_examples(kinds=kinds, seed=seed, sampler=sampler), count))
+
+
+def endless_examples(
+    *,
+    kinds: Sequence[str] = ("caption", "yes_no"),
+    seed: int = 0,
+    sampler: Callable[[random.Random], Scene] = sample_scene,
+) -> Iterator[Item]:
+    """What `examples` begins with, and what comes after."""
+    return _items("examples", kinds, seed, sampler)
 
 
 def _items(
     split: Split,
-    count: int,
     kinds: Sequence[str],
     seed: int,
     sampler: Callable[[random.Random], Scene],
-) -> list[Item]:
+) -> Iterator[Item]:
     rng = stream(split, seed)
-    items: list[Item] = []
-    for index in range(count):
+    for kind in cycle(kinds):
         scene = draw_scene(rng, held_out=split == "held-out", sampler=sampler)
-        question: Question = QUESTIONS[kinds[index % len(kinds)]](scene, rng)
-        items.append(Item(scene, question.kind, question.prompt, question.answer))
-    return items
+        question: Question = QUESTIONS[kind](scene, rng)
+        yield Item(scene, question.kind, question.prompt, question.answer)

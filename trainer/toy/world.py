@@ -12,7 +12,9 @@ pixels on every machine.
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from PIL import Image, ImageDraw
 
@@ -75,6 +77,23 @@ class Scene:
         cells = [shape.cell for shape in self.shapes]
         if cells != sorted(set(cells)):
             raise ValueError(f"shapes must lie in distinct cells, in reading order; got {cells}")
+
+    @property
+    def described(self) -> list[str]:
+        """Its shapes in words, such as "red circle, top left": how it travels in metadata."""
+        return [f"{shape.name}, {CELLS[shape.cell]}" for shape in self.shapes]
+
+    @classmethod
+    def read(cls, described: Sequence[str]) -> Self:
+        """The scene that `described` describes. Raises: ValueError."""
+        shapes: list[Shape] = []
+        for words in described:
+            name, _, cell = words.partition(", ")
+            color, _, kind = name.partition(" ")
+            if color not in COLORS or kind not in KINDS or cell not in CELLS:
+                raise ValueError(f"{words!r} is no shape of the shapes world")
+            shapes.append(Shape(CELLS.index(cell), color, kind))
+        return cls(tuple(shapes))
 
     @property
     def empty_cells(self) -> tuple[int, ...]:

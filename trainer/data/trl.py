@@ -1,0 +1,79 @@
+"""TRL's vision preference rows, and this project's own exports, which have more columns.
+
+{prompt, images or image, chosen, rejected}: plain texts or conversations. Without `prompt`, it is
+what both sides begin with (TRL's implicit prompt). Rows of {prompt, completion} are instruction
+data.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from service.schemas import ImagePart, Message, Part, TextPart
+from trainer.data import images, turns
+from trainer.data.example import Example, Picture
+
+KEPT = ("pair_id", "method", "chosen_version", "rejected_version", "metadata")
+
+
+def matches(row: dict[str, Any]) -> bool:
+    return {"chosen", "rejected"} <= row.keys() or {"prompt", "completion"} <= row.keys()
+
+
+def examples(row: dict[str, Any]) -> Iterator[Example]:
+    pictures = images.of_column(row.get("images") or row.get("image"))
+    prompt, chosen = row.get("prompt"), row.get("chosen", row.get("completion"))
+    rejected = row.get("rejected")
+    if not prompt:
+        prompt, chosen, rejected = _split(chosen, rejected)
+    yield Example(
+        messages=_conversation(prompt, pictures),
+        images=pictures,
+        chosen=_response(chosen),
+        rejected=None if rejected is None else _response(rejected),
+        metadata={name: row[name] for name in KEPT if row.get(name) is not None},
+    )
+
+
+def _split(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+    """Prompt and sides, of sides that begin with the prompt."""
+    if not isinstance(chosen, list) or not isinstance(rejected, list):
+        raise ValueError("without `prompt`, `chosen` and `rejected` must be whole conversations")
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _conversation(prompt: Any, pictures: tuple[Picture, ...]) -> list[Message]:
+    if isinstance(prompt, str):
+        return [turns.user_turn(prompt, len(pictures))]
+    talk = [Message(role=turn["role"], content=_parts(turn["content"])) for turn in prompt]
+    places = sum(isinstance(part, ImagePart) for turn in talk for part in turn.parts)
+    if not places and pictures:  # as TRL does: the images stand before the first question
+        first = next(i for i, turn in enumerate(talk) if turn.role == "user")
+        talk[first] = Message(
+            role="user", content=[*(ImagePart() for _ in pictures), *talk[first].parts]
+        )
+    return talk
+
+
+def _parts(content: Any) -> str | list[Part]:
+    """Of a message. Parquet gives every part all keys, those it lacks as None."""
+    if isinstance(content, str):
+        return content
+    return [
+        ImagePart() if part["type"] == "image" else TextPart(text=part["text"]) for part in content
+    ]
+
+
+def _response(side: Any) -> str:
+    """A side's text: of a conversational one, its single assistant turn."""
+    if isinstance(side, str):
+        return side
+    if len(side) != 1 or side[0]["role"] != "assistant":
+        raise ValueError("a side must be one assistant turn")
+    [message] = _conversation(side, ())
+    texts = [part.text for part in message.parts if isinstance(part, TextPart)]
+    if len(texts) != len(message.parts):
+        raise ValueError("a response with an image in it")
+    return "".join(texts)
