@@ -25,7 +25,7 @@ from service import models, pictures
 from service.schemas import ImageView
 from worker import plugin
 from worker.bdhs.policy import View
-from worker.plugin.masking import KEPT, NOISE
+from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE, KEPT, NOISE
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -120,6 +120,7 @@ class Engine:
             enable_lora=True,
             max_loras=s.max_loras,
             max_lora_rank=next(size for size in LORA_SIZES if size >= s.max_lora_rank),
+            additional_config={FEATURE_CACHE_GIB: s.feature_cache_gib},
             **({} if s.max_model_len is None else {"max_model_len": s.max_model_len}),
             **s.engine_args,
         )
@@ -223,12 +224,12 @@ class Engine:
         if pictures:
             prompt["multi_modal_data"] = {"image": [p.image for p in pictures]}
             prompt["multi_modal_uuids"] = {"image": [p.ref for p in pictures]}
-            if view is not None:
+            if len(pictures) == 1:
+                changes: dict[str, Any] = {IMAGE: pictures[0].ref}
                 # What changes nothing is left out, so that its cached embeddings are shared.
-                changes: dict[str, Any] = {}
-                if image_tokens < all_tokens:
+                if view is not None and image_tokens < all_tokens:
                     changes[KEPT] = list(view.kept)
-                if view.noise_steps:
+                if view is not None and view.noise_steps:
                     changes[NOISE] = [view.noise_steps, view.noise_seed]
                 prompt["mm_processor_kwargs"] = changes
         outputs = llm.generate(prompt, params, request_id=uuid.uuid4().hex, lora_request=lora)

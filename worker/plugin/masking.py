@@ -8,12 +8,17 @@ repeats the image placeholder once per kept token, the model drops the other row
 What is done to an image travels as `mm_processor_kwargs`, which vLLM includes in the item's hash:
 two masks of one image never share cached embeddings or key-value blocks. The same way diffusion
 noise is added to the processed pixels.
+
+What two masks of an image do share is done once: its pixels are resized and cut into tiles once (in
+the worker's process), and the vision tower runs once (in the engine's; `features`).
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
+from cachetools import LRUCache
 from transformers import BatchFeature
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
@@ -21,6 +26,11 @@ from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdate
 
 from worker.bdhs.noise import scales
+from worker.plugin.features import Features, pick
+
+IMAGE = "image_ref"
+"""Request key: what identifies the request's only image, such as the hash of its bytes. Absent:
+nothing is kept of it."""
 
 KEPT = "kept_image_tokens"
 """Request key: ascending indices of the image tokens that stay, at least one. Absent: all stay."""
@@ -31,27 +41,57 @@ NOISE = "image_noise"
 MASK = "image_token_mask"
 """Field of a processed image: bool of shape (k,), true where the token stays."""
 
+IMAGE_KEY = "image_key"
+"""Field of a processed image: uint8 of shape (32,), the hash of `IMAGE`; all zero: none."""
+
+NO_KEY = bytes(32)
+
+FEATURE_CACHE_GIB = "prefstream_feature_cache_gib"
+"""Key of vLLM's `additional_config`: bound on the engine's `Features`."""
+
+PROCESSED_BYTES = 512 * 2**20
+"""Bound on the processed images kept in the worker's process: some 75 at LLaVA-NeXT's 336 px."""
+
 
 class MaskingProcessor:
     """Mixin before a LLaVA multimodal processor: turns `KEPT` into a mask and a placeholder."""
 
     info: Any
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._processed: LRUCache[str, BatchFeature] = LRUCache(PROCESSED_BYTES, getsizeof=_size)
+
     def _apply_hf_processor_main(
         self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
     ) -> BatchFeature:
         hf_kwargs = dict(hf_kwargs)
+        ref = cast(str | None, hf_kwargs.pop(IMAGE, None))
         kept = cast(Sequence[int] | None, hf_kwargs.pop(KEPT, None))
         noise = cast(Sequence[int] | None, hf_kwargs.pop(NOISE, None))
-        processed = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
         # When every image is cached already, vLLM asks for no image at all.
-        if mm_items.get_count("image", strict=False):
-            images = mm_items.get_items("image", ImageProcessorItems)
-            processed[MASK] = [self._mask(images, i, kept) for i in range(len(images))]
-            if noise is not None:
-                pixels = processed["pixel_values"]
-                processed["pixel_values"] = [add_noise(p, *noise) for p in pixels]
+        if not mm_items.get_count("image", strict=False):
+            return super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
+        processed = self._process(ref, mm_items, hf_kwargs)
+        images = mm_items.get_items("image", ImageProcessorItems)
+        processed[MASK] = [self._mask(images, i, kept) for i in range(len(images))]
+        if noise is not None:
+            pixels = processed["pixel_values"]
+            processed["pixel_values"] = [add_noise(p, *noise) for p in pixels]
+        key = hashlib.sha256(ref.encode()).digest() if ref and not noise else NO_KEY
+        processed[IMAGE_KEY] = [torch.tensor(list(key), dtype=torch.uint8)] * len(images)
         return processed
+
+    def _process(
+        self, ref: str | None, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
+    ) -> BatchFeature:
+        """The images as transformers' processor makes them, as a copy that may be added to."""
+        processed = self._processed.get(ref) if ref else None
+        if processed is None:
+            processed = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
+            if ref and _size(processed) <= PROCESSED_BYTES:
+                self._processed[ref] = processed
+        return BatchFeature(dict(processed))
 
     def _mask(
         self, images: ImageProcessorItems, index: int, kept: Sequence[int] | None
@@ -74,7 +114,8 @@ class MaskingProcessor:
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
     ) -> Mapping[str, MultiModalFieldConfig]:
         fields = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)  # type: ignore[misc]
-        return {**fields, MASK: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
+        on_cpu = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+        return {**fields, MASK: on_cpu, IMAGE_KEY: on_cpu}
 
     def _get_prompt_updates(
         self,
@@ -99,18 +140,41 @@ def add_noise(pixels: torch.Tensor, steps: int, seed: int) -> torch.Tensor:
     return (image * pixels.float() + noise * epsilon).to(pixels.dtype)
 
 
+def _size(processed: BatchFeature) -> int:
+    """Bytes of the tensors in it."""
+    values = [v for value in processed.values() for v in (value if _is_list(value) else [value])]
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
 class MaskingModel:
     """Mixin before a LLaVA model: drops the rows of masked tokens from the image embeddings."""
 
     supports_tower_connector_lora = False  # vLLM would count the rows that are dropped here
 
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self.features = Features(vllm_config.additional_config.get(FEATURE_CACHE_GIB, 0.0))
+        self._device = vllm_config.device_config.device
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """As the model's own. All of `features` comes from other weights from here on."""
+        self.features.clear()
+        return super().load_weights(weights)  # type: ignore[misc]
+
     def embed_multimodal(self, **kwargs: Any) -> list[torch.Tensor]:
         """Image embeddings, each (kept tokens, hidden size), in the order of the images."""
-        masks = kwargs.pop(MASK, None)
-        embeddings = super().embed_multimodal(**kwargs)  # type: ignore[misc]
-        if masks is None:
-            return embeddings
-        return [
-            rows[mask.nonzero().squeeze(1).to(rows.device)]
-            for rows, mask in zip(embeddings, masks, strict=True)
-        ]
+        masks, keys = kwargs.pop(MASK, None), kwargs.pop(IMAGE_KEY, None)
+        embed = super().embed_multimodal  # type: ignore[misc]
+        if masks is None:  # vLLM measures the memory that an image takes
+            return embed(**kwargs)
+        known = [bytes(key.tolist()) for key in keys]
+        return self.features.embed(
+            [key if key != NO_KEY else None for key in known],
+            list(masks),
+            lambda places: embed(**{name: pick(value, places) for name, value in kwargs.items()}),
+            self._device,
+        )
