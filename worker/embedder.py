@@ -2,11 +2,13 @@
 
 import asyncio
 import importlib.util
+import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
@@ -21,6 +23,9 @@ class Embedder:
     """Embeds off the event loop, in one thread; texts that arrive meanwhile make the next batch."""
 
     def __init__(self, model: str, *, device: str = "cpu"):
+        if device == "cpu":
+            # Engine threads on a CPU wait by spinning: as many of ours would wait for them in turn.
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
         self._model = SentenceTransformer(_location(model), device=device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedder")
         self._cache: OrderedDict[str, NDArray[np.float32]] = OrderedDict()

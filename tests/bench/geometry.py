@@ -1,0 +1,143 @@
+"""Checkpoints and requests for the benchmarks of BDHS."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+)
+
+from service.client import image_data
+from service.schemas import BdhsRequest
+from trainer.toy import CHECKPOINT
+from trainer.toy.dataset import examples
+from trainer.toy.tokenizer import IMAGE, build_tokenizer
+
+SIDE, PATCH = 336, 14
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+"""LLaVA-1.6's."""
+
+REFERENCE = (
+    "There is a red circle in the top left. There is a blue square in the bottom right. "
+    "There is a green triangle in the top right. There is a yellow circle in the bottom left. "
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A policy, and the work it is given."""
+
+    name: str
+    model: Path
+    max_tokens: int
+    """New tokens a sentence, at most."""
+    settings: dict[str, object]
+    """Of the requests, beside the image and the reference."""
+    real: bool
+    threads: int | None = None
+    """With which transformers is fastest; None: as many as there are cores."""
+
+    def requests(self, count: int, first: int = 0, **settings: object) -> list[BdhsRequest]:
+        """As many requests, each with an image of its own; `first` gives other ones."""
+        make = _real_examples(first) if self.real else _toy_examples(first, count)
+        body = {"max_tokens": self.max_tokens, **self.settings, **settings}
+        return [
+            BdhsRequest.model_validate(
+                {"images": [image_data(image)], "reference": reference, "seed": first + i}
+                | {"prompt": prompt, **body}
+            )
+            for i, (image, prompt, reference) in zip(range(count), make, strict=False)
+        ]
+
+
+def toy() -> Geometry:
+    """The model that is shipped: 36 image tokens."""
+    return Geometry("toy", Path(CHECKPOINT), 48, {"rho": 0.99}, real=False, threads=1)
+
+
+def real(folder: Path) -> Geometry:
+    """LLaVA-1.6's image geometry, up to 2,880 tokens, on a small tower and language model."""
+    tokenizer = build_tokenizer()
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=PATCH,
+        projection_dim=128,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaNextConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_grid_pinpoints=PINPOINTS,
+        image_seq_length=(SIDE // PATCH) ** 2,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = LlavaNextForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    LlavaNextProcessor(
+        LlavaNextImageProcessor(
+            size={"shortest_edge": SIDE},
+            crop_size={"height": SIDE, "width": SIDE},
+            image_grid_pinpoints=PINPOINTS,
+        ),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    ).save_pretrained(folder)
+    return Geometry("real", folder, 24, {"rho": 0.99}, real=True)
+
+
+def picture(number: int, width: int = 672, height: int = 672) -> bytes:
+    """A smooth picture, PNG, another for each number."""
+    generator = torch.Generator().manual_seed(number)
+    coarse = torch.rand(1, 3, 6, 6, generator=generator)
+    pixels = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+    array = (pixels[0].permute(1, 2, 0) * 255).byte().numpy()
+    out = BytesIO()
+    Image.fromarray(array).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def _real_examples(first: int) -> Iterator[tuple[bytes, str, str]]:
+    number = first
+    while True:
+        yield picture(number), "Describe the image.", REFERENCE
+        number += 1
+
+
+def _toy_examples(first: int, count: int) -> Iterator[tuple[bytes, str, str]]:
+    for item in examples(count, kinds=("caption",), seed=first):
+        out = BytesIO()
+        item.image().save(out, "PNG")
+        yield out.getvalue(), item.prompt, item.reference

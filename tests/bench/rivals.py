@@ -1,0 +1,204 @@
+"""The same token work as prefstream did, done in other ways.
+
+The work is read from the traces: for every sentence of every iteration its prompt, the image tokens
+it saw, and how many tokens were generated, those thrown away included. No rival splits, cuts,
+compares or draws again: all of it is known to them, so all sentences of all pairs may go at once.
+"""
+
+import asyncio
+import base64
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from service.schemas import BdhsRequest, BdhsResult
+from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE, KEPT
+
+
+@dataclass(frozen=True)
+class Work:
+    """One sentence."""
+
+    pair: int
+    image: Image.Image
+    ref: str
+    prompt: list[int]
+    """With one placeholder for the image; none where no token of it is kept."""
+    kept: list[int]
+    tokens: int
+
+
+def work_of(
+    requests: Sequence[BdhsRequest], results: Sequence[BdhsResult], image_token: int
+) -> list[Work]:
+    """What was asked of the engine. The requests' trace must be `full`."""
+    work: list[Work] = []
+    for pair, (request, result) in enumerate(zip(requests, results, strict=True)):
+        image = Image.open(BytesIO(base64.b64decode(request.images[0]))).convert("RGB")
+        assert result.trace is not None
+        for iteration in result.trace.iterations:
+            for sentence in iteration.sentences:
+                ids = sentence.prompt_token_ids
+                assert ids is not None
+                assert sentence.completion_token_ids is not None
+                first = ids.index(image_token) if iteration.kept else len(ids)
+                prompt = ids[: first + 1] + ids[first + len(iteration.kept) :]
+                work.append(
+                    Work(
+                        pair,
+                        image,
+                        result.pair.images[0],
+                        prompt,
+                        iteration.kept,
+                        len(sentence.completion_token_ids),
+                    )
+                )
+    return work
+
+
+class RawVllm:
+    """vLLM's own engine with the plugin: no service, no queue, no algorithm, no adapters."""
+
+    def __init__(self, **arguments: Any):
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments, additional_config={FEATURE_CACHE_GIB: 1.0})
+        )
+
+    async def run(self, work: Sequence[Work]) -> None:
+        await asyncio.gather(*map(self._one, work))
+
+    async def _one(self, item: Work) -> None:
+        params = SamplingParams(
+            temperature=1.0,
+            min_tokens=item.tokens,
+            max_tokens=item.tokens,
+            ignore_eos=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt: dict[str, Any] = {"prompt_token_ids": item.prompt}
+        if item.kept:
+            prompt["multi_modal_data"] = {"image": [item.image]}
+            prompt["multi_modal_uuids"] = {"image": [item.ref]}
+            prompt["mm_processor_kwargs"] = {IMAGE: item.ref, KEPT: item.kept}
+        outputs = self._llm.generate(prompt, params, request_id=uuid.uuid4().hex)
+        async with aclosing(outputs):
+            async for _ in outputs:
+                pass
+
+    def stop(self) -> None:
+        self._llm.shutdown()
+
+
+class Transformers:
+    """`generate`, in float32."""
+
+    def __init__(self, model: str):
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
+        self.model.eval()
+        self.processor = AutoProcessor.from_pretrained(model)
+        self.image_token = self.model.config.image_token_index
+        self._pad = self.model.config.text_config.pad_token_id
+
+    @torch.inference_mode()
+    def one_by_one(self, work: Sequence[Work]) -> None:
+        """As published scripts do it: each sentence alone, image and all, under a mask."""
+        for item in work:
+            inputs = self._image_inputs(item.image)
+            count = self._tokens(inputs)
+            ids = self._with_image(item.prompt, count)
+            mask = torch.ones(1, len(ids), dtype=torch.long)
+            if item.kept:
+                first = item.prompt.index(self.image_token)
+                mask[0, first : first + count] = 0
+                mask[0, [first + i for i in item.kept]] = 1
+            self.model.generate(
+                input_ids=torch.tensor([ids]),
+                attention_mask=mask,
+                **(inputs if item.kept else {}),
+                **self._length(item.tokens),
+            )
+
+    @torch.inference_mode()
+    def batched(self, work: Sequence[Work], size: int, *, drop: bool) -> None:
+        """In batches of like length, the vision tower once an image.
+
+        `drop`: hidden rows are left out of the sequence, and not just of the attention.
+        """
+        rows: dict[str, torch.Tensor] = {}
+        by_image = defaultdict(list)
+        for item in work:
+            by_image[item.ref].append(item)
+        for ref, items in by_image.items():
+            if any(item.kept for item in items):
+                rows[ref] = self._features(items[0].image)
+        for batch in _batches(work, size):
+            embedded = [self._embed(item, rows.get(item.ref), drop=drop) for item in batch]
+            width = max(len(e) for e, _ in embedded)
+            inputs = torch.zeros(len(batch), width, embedded[0][0].shape[1])
+            mask = torch.zeros(len(batch), width, dtype=torch.long)
+            for i, (vectors, seen) in enumerate(embedded):
+                inputs[i, width - len(vectors) :] = vectors
+                mask[i, width - len(vectors) :] = seen
+            tokens = max(item.tokens for item in batch)
+            self.model.generate(inputs_embeds=inputs, attention_mask=mask, **self._length(tokens))
+
+    def _embed(
+        self, item: Work, rows: torch.Tensor | None, *, drop: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A prompt's vectors, and which of them may be attended to."""
+        vectors = self.model.get_input_embeddings()(torch.tensor(item.prompt))
+        if not item.kept:
+            return vectors, torch.ones(len(vectors), dtype=torch.long)
+        assert rows is not None
+        first = item.prompt.index(self.image_token)
+        shown = torch.zeros(len(rows), dtype=torch.long)
+        shown[item.kept] = 1
+        if drop:
+            rows, shown = rows[item.kept], shown[item.kept]
+        ones = torch.ones(len(vectors), dtype=torch.long)
+        return (
+            torch.cat([vectors[:first], rows, vectors[first + 1 :]]),
+            torch.cat([ones[:first], shown, ones[first + 1 :]]),
+        )
+
+    def _features(self, image: Image.Image) -> torch.Tensor:
+        inputs = self._image_inputs(image)
+        out = self.model.get_image_features(**inputs)
+        rows = getattr(out, "pooler_output", out)
+        return rows[0] if isinstance(rows, list | tuple) else rows.reshape(-1, rows.shape[-1])
+
+    def _image_inputs(self, image: Image.Image) -> dict[str, torch.Tensor]:
+        return dict(self.processor.image_processor(image, return_tensors="pt"))
+
+    def _tokens(self, inputs: dict[str, torch.Tensor]) -> int:
+        if "image_sizes" not in inputs:
+            return self.model.config.image_seq_length
+        height, width = inputs["image_sizes"][0].tolist()
+        side = self.model.config.vision_config.image_size
+        return self.processor._get_number_of_features(height, width, side, side) - 1
+
+    def _with_image(self, prompt: list[int], count: int) -> list[int]:
+        if self.image_token not in prompt:
+            return prompt
+        first = prompt.index(self.image_token)
+        return prompt[:first] + [self.image_token] * count + prompt[first + 1 :]
+
+    def _length(self, tokens: int) -> dict[str, Any]:
+        return {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": True, "top_k": 0}
+
+
+def _batches(work: Sequence[Work], size: int) -> list[list[Work]]:
+    alike = sorted(work, key=lambda item: (item.tokens, len(item.kept), len(item.prompt)))
+    return [alike[i : i + size] for i in range(0, len(alike), size)]
