@@ -33,7 +33,7 @@ format: $(READY)
 lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-annotate --no-emit-index-url \
 		--no-emit-find-links --unsafe-package torchaudio --unsafe-package torchcodec \
-		--extra worker-cpu --extra trainer --extra embedded --extra dev \
+		--extra worker-cpu --extra trainer --extra embedded --extra tracing --extra dev \
 		--output-file requirements.lock pyproject.toml
 
 clean:

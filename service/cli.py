@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service import logs, tend
+from service import logs, tend, tracing
 from service.console import fail, read_settings
 
 app = typer.Typer(
@@ -28,12 +28,11 @@ Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
 def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the HTTP API. Needs PREFSTREAM_REDIS_URL."""
     settings = read_settings()
-    import uvicorn
-
-    from service.api import create_app
+    from service.api import Server, create_app
 
     logs.configure()
-    uvicorn.run(create_app(settings), host=host, port=port, log_level="warning")
+    tracing.configure("prefstream-service")
+    Server(create_app(settings), host, port).run()
 
 
 @app.command()

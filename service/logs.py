@@ -1,22 +1,50 @@
-"""How the processes log: lines for people on a terminal, JSON everywhere else."""
+"""How the processes log: lines for people on a terminal, one JSON object a line everywhere else.
 
+What a worker logs about a job carries its `job`, `run`, `attempt` and `version`, bound to the job's
+task with `structlog.contextvars`.
+"""
+
+import logging
 import sys
 
 import structlog
+from structlog.typing import Processor
+
+from service import tracing
+
+SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    tracing.name_trace,
+]
 
 
 def configure() -> None:
-    """Called once, by a command. Libraries and tests are left alone."""
-    on_terminal = sys.stderr.isatty()
+    """Called once, by a command; libraries and tests are left alone. What other libraries log goes
+    the same way, from warnings on."""
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer()
-            if on_terminal
-            else structlog.processors.format_exc_info,
-            *([] if on_terminal else [structlog.processors.JSONRenderer()]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[*SHARED, *_rendering()], logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+
+
+def formatter() -> logging.Formatter:
+    """For what is logged through the standard library, in processes of other people's too."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*SHARED, structlog.stdlib.add_logger_name],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering()],
+    )
+
+
+def for_people() -> bool:
+    return sys.stderr.isatty()
+
+
+def _rendering() -> list[Processor]:
+    if for_people():
+        return [structlog.dev.ConsoleRenderer()]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

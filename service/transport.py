@@ -319,8 +319,7 @@ class RedisTransport:
 
     async def health(self) -> Health:
         workers = await self._call(self._broker.workers.all)
-        ready = any(worker.engine_ready for worker in workers)
-        return Health(status="ok" if ready else "unavailable", redis=True, workers=workers)
+        return Health(status="ok", redis=True, workers=workers)
 
     async def close(self) -> None:
         await self._broker.close()

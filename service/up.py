@@ -24,6 +24,8 @@ from typing import IO, Self
 import httpx
 from rich.console import Console
 
+from service.schemas import Health
+
 TOY_TRAINING = {
     "LORA_RANK": "16",
     "LORA_ALPHA": "32",
@@ -200,9 +202,11 @@ class House:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+            answer = httpx.get(f"{self.url}/health/ready", timeout=5)
         except httpx.TransportError:
             return False
+        health = Health.model_validate_json(answer.content)
+        return any(worker.engine_ready for worker in health.workers)
 
     def _check(self) -> None:
         for name, child in self._children.items():

@@ -4,7 +4,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from service import tracing
 from service.broker import Broker
 from service.settings import Settings
 from tests.servers import Server, flavours
@@ -71,3 +75,15 @@ async def broker(settings: Settings) -> AsyncIterator[Broker]:
     async with Broker.connect(settings) as broker:
         yield broker
         assert await find_leaks(broker) == []
+
+
+@pytest.fixture
+def exported() -> Iterator[InMemorySpanExporter]:
+    """Where spans go while a test runs."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing.use(provider)
+    yield exporter
+    tracing.use(None)
+    provider.shutdown()

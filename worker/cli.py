@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from service import logs
+from service import logs, tracing
 from service.console import fail, read_settings
 
 
@@ -34,7 +35,13 @@ def work(
     except ValidationError as error:
         fail(f"Bad worker settings: {error}")
     logs.configure()
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    tracing.configure("prefstream-worker")
+    if logs.for_people() or "VLLM_LOGGING_LEVEL" in os.environ:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    else:  # its processes log like this one
+        os.environ.setdefault(
+            "VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json"))
+        )
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         import vllm  # noqa: F401

@@ -21,7 +21,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from service import models, pictures
+from service import models, pictures, tracing
 from service.schemas import ImageView
 from worker import plugin
 from worker.bdhs.policy import View
@@ -121,6 +121,7 @@ class Engine:
             max_loras=s.max_loras,
             max_lora_rank=next(size for size in LORA_SIZES if size >= s.max_lora_rank),
             additional_config={FEATURE_CACHE_GIB: s.feature_cache_gib},
+            otlp_traces_endpoint=tracing.endpoint(),
             **({} if s.max_model_len is None else {"max_model_len": s.max_model_len}),
             **s.engine_args,
         )
@@ -232,7 +233,13 @@ class Engine:
                 if view is not None and view.noise_steps:
                     changes[NOISE] = [view.noise_steps, view.noise_seed]
                 prompt["mm_processor_kwargs"] = changes
-        outputs = llm.generate(prompt, params, request_id=uuid.uuid4().hex, lora_request=lora)
+        outputs = llm.generate(
+            prompt,
+            params,
+            request_id=uuid.uuid4().hex,
+            lora_request=lora,
+            trace_headers=tracing.headers(),
+        )
         if self._in_flight == 0:
             self._last_output = time.monotonic()
         self._in_flight += 1

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Literal
 
+import structlog
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 
@@ -59,6 +60,7 @@ class Handlers:
         try:
             pictures = await asyncio.gather(*map(self._picture, claim.request.images))
             with self._versions.use() as version:
+                structlog.contextvars.bind_contextvars(version=version)
                 if isinstance(claim.request, BdhsRequest):
                     return await self._bdhs(claim, claim.request, pictures[0], version)
                 return await self._sample(claim.request, pictures, version), None

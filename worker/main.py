@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,13 +17,16 @@ from typing import TypeVar
 
 import structlog
 
+from service import tracing
 from service.broker import UNAVAILABLE, Broker, Claim
 from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
 from service.weightstore import BadWeights
+from worker import metrics
 from worker.embedder import Embedder
 from worker.engine import Engine, EngineDied
 from worker.handlers import Handlers, JobFailed
+from worker.monitor import monitor
 from worker.settings import WorkerSettings
 from worker.versions import Versions
 
@@ -34,6 +38,9 @@ ENGINE_DIED = "engine_died"
 
 LISTEN_S = 5.0
 """Seconds that one question for a newer version waits for the answer."""
+
+PATIENCE_S = 2.0
+"""Longest that whoever asks for the worker's health waits for Redis."""
 
 AWAY_S = 1.0
 """Seconds between attempts to reach a Redis that is away."""
@@ -61,6 +68,8 @@ class Worker:
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._changed = asyncio.Event()
         self._suspects = asyncio.Lock()
+        self._ready = False
+        """The newest weights, if any, are those it begins with."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -72,12 +81,28 @@ class Worker:
         """Jobs it works on now."""
         return len(self._running)
 
+    async def unready(self) -> str | None:
+        """Why it can take no job now; None: it can."""
+        if self._stopping.is_set():
+            return "it was told to stop"
+        if not self._engine.alive:
+            return "the engine is dead or stuck; another one starts"
+        if not self._ready:
+            return "the newest weights are not loaded yet"
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._broker.ping()
+        except (*UNAVAILABLE, TimeoutError):
+            return "Redis cannot be reached"
+        return None
+
     async def run(self) -> None:
         """Work until `stop`. The engine must have been started."""
         # Before the first job: a worker that comes late must not begin with old weights.
         newest = await self._reach(self._broker.weights.newest)
         if newest is not None:
-            await self._adopt(newest)
+            await self._adopt(newest, time.monotonic())
+        self._ready = True
         log.info("worker ready", worker=self.id, slots=self._settings.slots)
         loops = [
             asyncio.create_task(loop, name=loop.__name__)
@@ -151,6 +176,7 @@ class Worker:
             await asyncio.sleep(0.5)
             if not self._engine.alive:
                 log.error("engine is dead or stuck; starting another")
+                metrics.ENGINE_RESTARTS.inc()
                 await self._engine.restart()
                 await self.versions.reload()
                 self._changed.set()
@@ -161,23 +187,28 @@ class Worker:
             newest = await self._reach(lambda: self._broker.weights.newer(self._judged, LISTEN_S))
             if newest is None:
                 continue
+            heard_at = time.monotonic()
             if not self._engine.alive:
                 await asyncio.sleep(AWAY_S)
                 continue
             await self.versions.has_room()
-            await self._adopt(await self._reach(self._broker.weights.newest) or newest)
+            await self._adopt(await self._reach(self._broker.weights.newest) or newest, heard_at)
 
-    async def _adopt(self, version: WeightVersion) -> None:
+    async def _adopt(self, version: WeightVersion, heard_at: float) -> None:
         """Adopts it or refuses it, and says so. Leaves it for later if the engine dies of it."""
         try:
             await self.versions.adopt(version)
         except BadWeights as error:
             log.warning("refused", version=version.version, reason=str(error))
+            metrics.VERSIONS_REFUSED.inc()
             await self._reach(
                 partial(self._broker.weights.refuse, self.id, version.version, str(error))
             )
         except EngineDied:
             return
+        else:
+            metrics.ADOPT_SECONDS.observe(time.monotonic() - heard_at)
+            metrics.WEIGHT_VERSION.set(version.version)
         self._judged = version.version
         await self._reach(lambda: self._broker.workers.beat(self._info()))
 
@@ -195,6 +226,16 @@ class Worker:
     # --- one job ---
 
     async def _work_on(self, claim: Claim) -> None:
+        told = {"job": claim.job_id, "attempt": claim.attempt}
+        structlog.contextvars.bind_contextvars(**told, run=claim.request.run)  # this task's alone
+        with (
+            tracing.span(claim.kind, claim.traceparent, **told, worker=self.id),
+            metrics.RUNNING.track_inprogress(),
+            metrics.JOB_SECONDS.labels(claim.kind).time(),
+        ):
+            await self._work_while_ours(claim)
+
+    async def _work_while_ours(self, claim: Claim) -> None:
         lost = asyncio.create_task(self._cancel_when_lost(claim, asyncio.current_task()))
         try:
             if any(error.code == ENGINE_DIED for error in claim.history):
@@ -204,8 +245,9 @@ class Worker:
                     await self._run_and_settle(claim)
             else:
                 await self._run_and_settle(claim)
-        except asyncio.CancelledError:
-            pass  # no longer ours, or the worker stops and has handed it back
+        except asyncio.CancelledError:  # no longer ours, or the worker stops and hands it back
+            if not self._stopping.is_set():
+                metrics.LEASES_LOST.inc()
         finally:
             lost.cancel()
 
@@ -219,10 +261,11 @@ class Worker:
             await self._reach(lambda: self._broker.jobs.release(claim))
             return
         try:
-            result, pair = await self._handlers.run(claim)
+            with tracing.span("run"):
+                result, pair = await self._handlers.run(claim)
         except JobFailed as failure:
             error = failure.error
-            log.warning("job failed", job=claim.job_id, code=error.code, reason=error.message)
+            log.warning("job failed", code=error.code, reason=error.message)
             await self._reach(lambda: self._broker.jobs.fail(claim, error))
         except EngineDied as died:
             again = any(error.code == ENGINE_DIED for error in claim.history)
@@ -232,12 +275,17 @@ class Worker:
             error = JobError(code="redis_unavailable", message=str(away))
             await self._reach(lambda: self._broker.jobs.retry(claim, error))
         except Exception as unexpected:
-            log.exception("job broke", job=claim.job_id)
+            log.exception("job broke")
             error = JobError(code="internal", message=f"{type(unexpected).__name__}: {unexpected}")
             await self._reach(lambda: self._broker.jobs.retry(claim, error))
         else:
-            if not await self._reach(lambda: self._broker.jobs.finish(claim, result, pair)):
-                log.info("job was superseded; its result is thrown away", job=claim.job_id)
+            with tracing.span("finish"):
+                done = await self._reach(lambda: self._broker.jobs.finish(claim, result, pair))
+            if done:
+                log.info("job done")
+            else:
+                log.info("job was superseded; its result is thrown away")
+                metrics.LEASES_LOST.inc()
 
     async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's answer, however long Redis is away."""
@@ -268,7 +316,15 @@ async def run_worker(
 ) -> None:
     """A worker from start to end, which the first of the given signals brings about."""
     loop = asyncio.get_running_loop()
-    async with Broker.connect(service_settings) as broker:
+    worker: Worker | None = None
+
+    async def unready() -> str | None:
+        return "the engine starts" if worker is None else await worker.unready()
+
+    async with (
+        Broker.connect(service_settings) as broker,
+        monitor(settings.metrics_host, settings.metrics_port, unready),
+    ):
         engine = Engine(settings)
         starting = asyncio.create_task(_start(engine, settings))
         for number in stop_on:

@@ -39,5 +39,9 @@ class WorkerSettings(BaseSettings):
     """Any further argument of vLLM's AsyncEngineArgs, as JSON."""
     drain_s: float = Field(default=30.0, ge=0)
     """After SIGTERM or Ctrl-C: seconds for running jobs to end before they are handed back."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of /health/live, /health/ready and /metrics; by default they are not served."""
+    metrics_host: str = "127.0.0.1"
+    """Address that they are served on; `0.0.0.0` in a container."""
     engine_stall_s: float = Field(default=120.0, gt=0)
     """Seconds without an answer from the engine after which it counts as dead."""

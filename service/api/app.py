@@ -8,6 +8,7 @@ from importlib.metadata import version
 import structlog
 from fastapi import FastAPI
 
+from service import tracing
 from service.api import batches, health, images, jobs, metrics, problems, runs, submit, weights
 from service.api.auth import ApiKey
 from service.api.bodies import BodyLimit
@@ -39,6 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.api_key is not None:
         app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
     app.add_middleware(metrics.Timing, meters=app.state.meters)
+    tracing.instrument(app)
     return app
 
 

@@ -5,12 +5,18 @@ from collections.abc import Iterator
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.context import Shared
 from service.broker import Figures
+from service.schemas import Weights
 
 router = APIRouter(tags=["health"])
 
@@ -59,24 +65,37 @@ class Timing:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request, shared: Shared) -> Response:
     meters: Meters = request.app.state.meters
-    figures = CollectorRegistry()
-    figures.register(_Snapshot(await shared.broker.figures()))
-    text = generate_latest(meters.registry) + generate_latest(figures)
+    snapshot = CollectorRegistry()
+    snapshot.register(_Snapshot(await shared.broker.figures(), await shared.broker.weights.state()))
+    text = generate_latest(meters.registry) + generate_latest(snapshot)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class _Snapshot(Collector):
     """The broker's figures at one moment. All replicas of the service report the same."""
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Figures, weights: Weights) -> None:
         self._figures = figures
+        self._weights = weights
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._of_jobs()
+        yield from self._of_runs()
+        yield from self._of_weights()
+
+    def _of_jobs(self) -> Iterator[Metric]:
         figures = self._figures
         queued = GaugeMetricFamily("prefstream_jobs_queued", "Jobs in line.", labels=["priority"])
+        oldest = GaugeMetricFamily(
+            "prefstream_queue_oldest_seconds",
+            "How long the first in line has waited.",
+            labels=["priority"],
+        )
         for priority, count in figures.queued.items():
             queued.add_metric([priority], count)
+            oldest.add_metric([priority], figures.wait_s[priority])
         yield queued
+        yield oldest
         yield GaugeMetricFamily("prefstream_jobs_running", "Jobs under lease.", figures.running)
         yield GaugeMetricFamily(
             "prefstream_jobs_retrying", "Jobs that wait for their next attempt.", figures.retrying
@@ -88,10 +107,58 @@ class _Snapshot(Collector):
         for status, count in figures.ended.items():
             ended.add_metric([status], count)
         yield ended
+        yield CounterMetricFamily(
+            "prefstream_leases_lost", "Attempts whose worker fell silent.", figures.leases_lost
+        )
+
+    def _of_runs(self) -> Iterator[Metric]:
         pairs = CounterMetricFamily("prefstream_pairs", "Pairs appended to logs.", labels=["run"])
         open_jobs = GaugeMetricFamily("prefstream_run_open_jobs", "Open jobs.", labels=["run"])
-        for run, (count, opened) in figures.runs.items():
+        for run, (count, opened) in self._figures.runs.items():
             pairs.add_metric([run], count)
             open_jobs.add_metric([run], opened)
         yield pairs
         yield open_jobs
+        labels = ["run", "group"]
+        waiting = GaugeMetricFamily(
+            "prefstream_pairs_waiting", "Pairs that the group has not taken.", labels=labels
+        )
+        acknowledged = CounterMetricFamily(
+            "prefstream_pairs_acknowledged", "Pairs that it has acknowledged.", labels=labels
+        )
+        stale = CounterMetricFamily(
+            "prefstream_pairs_stale", "Pairs set aside as too stale.", labels=labels
+        )
+        staleness = SummaryMetricFamily(
+            "prefstream_staleness_versions",
+            "Weight versions that policy-made pairs lagged behind when they were leased.",
+            labels=labels,
+        )
+        for group in self._figures.groups:
+            of = [group.run, group.group]
+            waiting.add_metric(of, group.waiting)
+            acknowledged.add_metric(of, group.acknowledged)
+            stale.add_metric(of, group.stale)
+            staleness.add_metric(of, count_value=group.aged, sum_value=group.lag)
+        yield from (waiting, acknowledged, stale, staleness)
+
+    def _of_weights(self) -> Iterator[Metric]:
+        newest = self._weights.newest
+        yield GaugeMetricFamily(
+            "prefstream_weight_version_newest",
+            "The newest version that was announced.",
+            newest.version if newest else 0,
+        )
+        serves = GaugeMetricFamily(
+            "prefstream_weight_version",
+            "What a live worker gives to new jobs.",
+            labels=["worker"],
+        )
+        ready = GaugeMetricFamily(
+            "prefstream_worker_ready", "1: the worker's engine is up.", labels=["worker"]
+        )
+        for worker in self._weights.workers:
+            serves.add_metric([worker.id], worker.weight_version)
+            ready.add_metric([worker.id], worker.engine_ready)
+        yield serves
+        yield ready

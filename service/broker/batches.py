@@ -118,6 +118,10 @@ local lease = state[1] .. '~' .. group .. '~' .. token
 local held = {}
 for i, pair in ipairs(picked) do
   held[i] = pair[1]
+  if pair[4] ~= '' then
+    redis.call('HINCRBY', g, 'lag', pair[4])
+    redis.call('HINCRBY', g, 'aged', 1)
+  end
   redis.call('ZADD', g .. ':unacked', pair[1], pair[1])
   redis.call('ZREM', g .. ':again', pair[1])
 end

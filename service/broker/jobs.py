@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import JsonValue, TypeAdapter
 
+from service import tracing
 from service.broker.bell import Bell, ring_within
 from service.broker.errors import (
     RETRY_AFTER_S,
@@ -48,8 +49,8 @@ FIELDS = (
 ENQUEUE = Script(
     WAITING
     + """
-local id, kind, request, run, priority, deadline, metadata, images, key, fingerprint, epoch,
-  run_settings = unpack(ARGV)
+local id, kind, request, run, priority, deadline, metadata, images, key, fingerprint, trace,
+  epoch, run_settings = unpack(ARGV)
 if redis.call('EXISTS', job_key(id)) == 1 then  -- this very call again: its reply was lost
   return {'new', redis.call('HGET', job_key(id), 'created')}
 end
@@ -77,6 +78,7 @@ redis.call('HSET', job_key(id), 'kind', kind, 'request', request, 'status', 'que
   'priority', priority, 'attempt', 0, 'created', time)
 if images ~= '' then redis.call('HSET', job_key(id), 'images', images) end
 if metadata ~= '' then redis.call('HSET', job_key(id), 'metadata', metadata) end
+if trace ~= '' then redis.call('HSET', job_key(id), 'trace', trace) end
 if run ~= '' then
   redis.call('HSET', job_key(id), 'run', run)
   redis.call('ZADD', run_key(run) .. ':open', time, id)
@@ -186,6 +188,7 @@ class Jobs(Work):
             " ".join(dict.fromkeys(request.images)),
             key,
             fingerprint or "",
+            tracing.traceparent(),
             new_epoch(),
             settings_fields(RunSettings()),
         )

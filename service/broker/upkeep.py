@@ -51,6 +51,7 @@ local function expire(id, lane, entry)
   remember(id, error_json('worker_lost',
     'Worker ' .. state[5] .. ' stopped renewing its lease while it ran attempt ' .. state[3] .. '.',
     {worker = state[5], attempt = tonumber(state[3])}))
+  redis.call('HINCRBY', NS .. ':stats', 'leases_lost', 1)
   if state[3] - (state[4] or 0) >= MAX_ATTEMPTS then
     conclude(id, 'dead')
   else

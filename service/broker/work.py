@@ -58,11 +58,12 @@ local function start(id, lane, entry)
   else
     local attempt = redis.call('HINCRBY', job, 'attempt', 1)
     redis.call('HSET', job, 'status', 'running', 'owner', worker, 'started', time)
-    local rest = redis.call('HMGET', job, 'kind', 'request', 'images', 'history', 'run')
+    local rest = redis.call('HMGET', job, 'kind', 'request', 'images', 'history', 'run', 'trace')
     if rest[3] then touch_images(rest[3]) end
     if rest[5] then redis.call('SADD', run_key(rest[5]) .. ':running', id) end
     ring('step:' .. id)
-    claims[#claims + 1] = {id, rest[1], rest[2], attempt, state[3] or '', rest[4] or ''}
+    claims[#claims + 1] = {id, rest[1], rest[2], attempt, state[3] or '', rest[4] or '',
+      rest[6] or ''}
   end
 end
 
@@ -198,6 +199,8 @@ class Claim:
     deadline_at: datetime | None
     history: tuple[JobError, ...] = field(default=())
     """Why earlier attempts did not succeed, oldest first."""
+    traceparent: str = ""
+    """The trace of the request that it came with (W3C); empty: none."""
 
 
 class Work(Upkeep):
@@ -332,7 +335,7 @@ def unreadable(error: ValidationError) -> JobError:
 
 
 def claim_from(worker_id: str, values: list[Any]) -> Claim:
-    job_id, kind, request, attempt, deadline, history = values
+    job_id, kind, request, attempt, deadline, history, traceparent = values
     model = BdhsRequest if kind == JobKind.bdhs else SampleRequest
     return Claim(
         job_id=job_id,
@@ -344,4 +347,5 @@ def claim_from(worker_id: str, values: list[Any]) -> Claim:
         history=tuple(
             Attempt.model_validate_json(line).error for line in history.split("\n") if line
         ),
+        traceparent=traceparent,
     )
