@@ -1,8 +1,19 @@
-"""The progress bar, with a step's figures at its end instead of a line each."""
+"""A step's figures: at the end of a progress bar on a terminal, a line of the log elsewhere."""
 
 from typing import Any
 
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+import structlog
+from transformers import (
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from service.logs import for_people
+
+log = structlog.get_logger()
 
 SHOWN = {
     "loss": "loss",
@@ -11,6 +22,10 @@ SHOWN = {
     "pairs/waited_s": "waited_s",
 }
 """What of the figures is shown, and as what. TensorBoard has them all."""
+
+
+def progress() -> TrainerCallback:
+    return Bar() if for_people() else Lines()
 
 
 class Bar(ProgressCallback):
@@ -26,3 +41,17 @@ class Bar(ProgressCallback):
             self.training_bar.set_postfix(
                 {short: f"{logs[name]:.3g}" for name, short in SHOWN.items() if name in logs}
             )
+
+
+class Lines(TrainerCallback):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        figures = {short: logs[name] for name, short in SHOWN.items() if logs and name in logs}
+        if figures:
+            log.info("step", step=state.global_step, of=state.max_steps, **figures)

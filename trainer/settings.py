@@ -91,6 +91,10 @@ class TrainerSettings(BaseSettings):
     """Older ones are removed."""
     log_every: int = Field(default=1, ge=1)
     """Optimizer steps between two rows of figures."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of /metrics, for Prometheus; by default it is not served."""
+    metrics_host: str = "127.0.0.1"
+    """Address that it is served on; `0.0.0.0` in a container."""
 
     weights: str | None = None
     """The weight store that workers read: a folder or an fsspec URL (`s3://…`). By default

@@ -36,8 +36,9 @@ from trainer.adapter import lora_config
 from trainer.checkpoint import Record
 from trainer.journal import Journal
 from trainer.ledger import Ledger
+from trainer.metrics import Gauges, served
 from trainer.patience import Patience, Stopped
-from trainer.progress import Bar
+from trainer.progress import progress
 from trainer.publish import Publisher
 from trainer.settings import Loss, TrainerSettings
 from trainer.stream import Pairs, Stream, placeholder
@@ -106,7 +107,8 @@ def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
         trainer = build_trainer(settings, stream, state.num_processes)
         bookkeeping = Bookkeeping(settings, trainer, stream, desk)
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Bar())
+        trainer.add_callback(progress())
+        trainer.add_callback(Gauges())
         trainer.add_callback(bookkeeping)
         stream.start(trainer.data_collator)
         try:
@@ -221,9 +223,12 @@ def _desk(
         shutil.rmtree(left_over)
     ledger = Ledger(record.unacknowledged if record else ())
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    with Client(
-        settings.url, api_key=key, namespace=settings.namespace, patience_s=PATIENCE_S
-    ) as client:
+    with (
+        served(settings.metrics_host, settings.metrics_port),
+        Client(
+            settings.url, api_key=key, namespace=settings.namespace, patience_s=PATIENCE_S
+        ) as client,
+    ):
         if record:
             ledger.resume(record.leases, lambda lease: client.ack(record.run, lease))
         pairs = Pairs(
