@@ -1,0 +1,26 @@
+"""Is it well?   python -m service.probe URL
+
+Ends with 0 if the URL answers with a success. For health checks in containers, which have no curl;
+light, because they ask often.
+"""
+
+import sys
+import urllib.error
+import urllib.request
+
+PATIENCE_S = 4.0
+
+
+def main() -> None:
+    [url] = sys.argv[1:]
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S):
+            return
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{error.code}: {error.read(1000).decode(errors='replace')}")
+    except OSError as error:
+        sys.exit(f"{url}: {error}")
+
+
+if __name__ == "__main__":
+    main()
