@@ -31,6 +31,13 @@ def train(
     weights: Annotated[
         str | None, typer.Option(help="The weight store: a folder or fsspec URL workers read.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="online, offline, mixed or averaged: where pairs come from.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The data set of pairs for offline and mixed.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="dpo, ipo, slic or sft.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps in all.", min=1)] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file with any of trainer/settings.py.")
@@ -46,6 +53,9 @@ def train(
         "model": model,
         "output": output,
         "weights": weights,
+        "method": method,
+        "data": data,
+        "loss": loss,
         "steps": steps,
     }
     try:

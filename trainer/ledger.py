@@ -71,9 +71,12 @@ class Ledger:
         return new
 
     def use(self, pair_ids: Iterable[str]) -> None:
-        """An optimizer step has used these, or they were found unusable for ever."""
+        """An optimizer step has used these, or they were found unusable for ever.
+
+        What no lease holds, such as rows of a data set, is nothing to be acknowledged.
+        """
         with self._lock:
-            ids = set(pair_ids)
+            ids = self._held.intersection(pair_ids)
             self._held -= ids
             self._used |= ids
 

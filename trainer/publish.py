@@ -47,6 +47,10 @@ class Publisher:
         self._wait = wait
         self._wait_s = wait_s
 
+    def others(self) -> bool:
+        """Whether the service has a version while this line has published none. Raises: Stopped."""
+        return self.version == 0 and self._patience.reach(self._client.weights).newest is not None
+
     def publish(self, adapter: Path, step: int) -> WeightVersion:
         """Publishes the adapter in a folder as the newest version. Raises: Stopped."""
         state = self._patience.reach(self._client.weights)

@@ -17,10 +17,19 @@ from pydantic_settings import (
 
 from service.schemas import GroupName, RunName
 
-Loss = Literal["dpo", "ipo", "slic"]
+Loss = Literal["dpo", "ipo", "slic", "sft"]
 
 BETAS: dict[Loss, float] = {"dpo": 0.1, "ipo": 0.9, "slic": 0.1}
-"""A middle value of those that the paper searched."""
+"""A middle value of those that the paper searched. `sft` has none."""
+
+Method = Literal["online", "offline", "mixed", "averaged"]
+
+METHOD_FIELDS: dict[str, tuple[Method, ...]] = {
+    "data": ("offline", "mixed"),
+    "offline_share": ("mixed",),
+    "gamma": ("averaged",),
+}
+"""Fields that have an effect with some methods only."""
 
 
 class TrainerSettings(BaseSettings):
@@ -47,8 +56,21 @@ class TrainerSettings(BaseSettings):
     output: Path = Path("train-out")
     """Folder of the checkpoints, the TensorBoard logs and the list of the pairs of each step."""
 
+    method: Method = "online"
+    """Where the pairs come from. online: the run; offline: `data`; mixed: for each example one of
+    the two, by chance (the paper's Mixed-DPO); averaged: the run, whose pairs carry a second
+    rejected side from a data set, and the loss is the mean over both (its averaged DPO)."""
+    data: str | None = None
+    """The data set of offline and mixed: TRL's preference rows, as `prefstream feed` reads them."""
+    offline_share: float | None = Field(default=None, ge=0, le=1)
+    """p of mixed: the chance that an example is an offline pair. By default the paper's 0.5."""
+    gamma: float | None = Field(default=None, ge=0, le=1)
+    """γ of averaged: the weight of the data set's rejected side; the policy's has 1 − γ. By
+    default the paper's 0.5."""
+
     loss: Loss = "dpo"
-    """The paper runs all three. TRL calls them sigmoid, ipo and hinge."""
+    """The paper runs the first three; TRL calls them sigmoid, ipo and hinge. sft: the chosen side's
+    negative log-likelihood alone (per token), the control of an experiment."""
     beta: float | None = Field(default=None, gt=0)
     """β of the loss. Searched: dpo 0.05, 0.1, 0.2, 0.5; ipo 0.8, 0.9, 1.0; slic 0.02, 0.1, 0.2.
     By default 0.1, 0.9, 0.1."""
@@ -79,7 +101,7 @@ class TrainerSettings(BaseSettings):
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, some 20 % more time."""
     seed: int = Field(default=0, ge=0)
-    """Of the adapter's first weights, before the first step."""
+    """Of the adapter's first weights, of the order of `data`, and of the draws of mixed."""
 
     read_ahead: int = Field(default=1, ge=0)
     """Steps whose pairs are fetched and processed while another step computes. Each makes the
@@ -109,9 +131,28 @@ class TrainerSettings(BaseSettings):
     """Older ones are removed from the store; workers serve from copies of their own."""
 
     @model_validator(mode="after")
+    def _settings_that_go_together(self) -> "TrainerSettings":
+        """What would have no effect is refused: whoever set it expects one."""
+        for name, methods in METHOD_FIELDS.items():
+            if getattr(self, name) is not None and self.method not in methods:
+                raise ValueError(
+                    f"`{name}` has no effect with `method` = {self.method}; it is for "
+                    f"{' and '.join(methods)}"
+                )
+        if self.method in METHOD_FIELDS["data"] and self.data is None:
+            raise ValueError(f"`method` = {self.method} needs `data`, a data set of pairs")
+        if self.loss == "sft" and (self.beta is not None or self.nll_weight):
+            raise ValueError("`loss` = sft is the NLL term alone: leave out `beta`, `nll_weight`")
+        return self
+
+    @model_validator(mode="after")
     def _follow_on(self) -> "TrainerSettings":
-        if self.beta is None:
+        if self.loss != "sft" and self.beta is None:
             self.beta = BETAS[self.loss]
+        if self.method == "mixed" and self.offline_share is None:
+            self.offline_share = 0.5
+        if self.method == "averaged" and self.gamma is None:
+            self.gamma = 0.5
         if self.weights is None:
             self.weights = str(self.output.absolute() / "weights")
         return self

@@ -43,6 +43,9 @@ JOIN_S = 30.0
 
 FOREVER = timedelta(days=365)
 
+WEIGHT = "row_weight"
+"""Key of a batch: the weight of its rows in the loss."""
+
 Collate = Callable[[list[dict[str, Any]]], Any]
 
 
@@ -54,6 +57,8 @@ class Row:
     images: list[bytes]
     staleness: int | None
     """Weight versions that it lagged behind when it was leased; None: not policy-made."""
+    weight: float = 1.0
+    """Of its loss, where the mean over an optimizer step's rows is 1."""
 
     def columns(self) -> dict[str, Any]:
         """TRL's conversational vision preference row; the images are PIL, RGB."""
@@ -84,14 +89,14 @@ class Step:
     """Of the whole step, over all processes."""
     figures: dict[str, float]
     batches: list[Any] = field(repr=False)
-    """Collated, one for each pass forward and backward."""
+    """Collated, one for each pass forward and backward; each with its rows' common `WEIGHT`."""
 
 
 class Draws(Protocol):
     """Where the steps' rows come from, in the process that leases."""
 
     def draw(self, count: int) -> list[Row]:
-        """Exactly so many. Raises: Stopped."""
+        """The rows of so many pairs: one each, or for all the same number. Raises: Stopped."""
         ...
 
 
@@ -274,7 +279,7 @@ class Stream:
             except Stopped:
                 pass
             else:
-                ids = [row.pair.pair_id for row in rows]
+                ids = list(dict.fromkeys(row.pair.pair_id for row in rows))
                 figures = _figures(rows)
                 shares = [
                     Share(ids, figures, rows[rank :: self._processes])
@@ -289,8 +294,15 @@ class Stream:
     def _collated(self, share: Share, collate: Collate) -> Step:
         size = self.device_batch_size
         parts = [share.rows[i : i + size] for i in range(0, len(share.rows), size)]
-        batches = [collate([row.columns() for row in part]) for part in parts]
+        batches = [self._batch(part, collate) for part in parts]
         return Step(share.pair_ids, share.figures, batches)
+
+    @staticmethod
+    def _batch(rows: list[Row], collate: Collate) -> Any:
+        [weight] = {row.weight for row in rows}  # rows come in blocks of one weight
+        batch = collate([row.columns() for row in rows])
+        batch[WEIGHT] = weight
+        return batch
 
 
 def placeholder() -> IterableDataset:
@@ -310,7 +322,8 @@ def placeholder() -> IterableDataset:
 
 def _figures(rows: list[Row]) -> dict[str, float]:
     lags = [row.staleness for row in rows if row.staleness is not None]
-    return {"pairs/staleness": sum(lags) / len(lags)} if lags else {}
+    offline = sum(row.pair.method == "offline" for row in rows) / len(rows)
+    return {"pairs/offline": offline} | ({"pairs/staleness": sum(lags) / len(lags)} if lags else {})
 
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,15 +37,17 @@ from trainer.checkpoint import Record
 from trainer.journal import Journal
 from trainer.ledger import Ledger
 from trainer.metrics import Gauges, served
+from trainer.mixing import Averaged, Mixed, Offline
+from trainer.pairfile import PairFile
 from trainer.patience import Patience, Stopped
 from trainer.progress import progress
 from trainer.publish import Publisher
-from trainer.settings import Loss, TrainerSettings
-from trainer.stream import Pairs, Stream, placeholder
+from trainer.settings import BETAS, Loss, TrainerSettings
+from trainer.stream import WEIGHT, Draws, Pairs, Stream, placeholder
 
 log = structlog.get_logger()
 
-LOSS_TYPES: dict[Loss, str] = {"dpo": "sigmoid", "ipo": "ipo", "slic": "hinge"}
+LOSS_TYPES: dict[Loss, str] = {"dpo": "sigmoid", "ipo": "ipo", "slic": "hinge", "sft": "sft"}
 """TRL's names. Its IPO is per token, its SLiC a hinge at 1 on β · margin."""
 
 PATIENCE_S = 5.0
@@ -96,7 +98,7 @@ def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
             log.info("nothing to do: all steps were taken", steps=settings.steps)
             return Outcome(start, version, True)
         stream = Stream(
-            desk.pairs if desk else None,
+            desk.draws if desk else None,
             steps=settings.steps - start,
             batch_size=settings.batch_size,
             device_batch_size=_device_batch_size(settings, state),
@@ -128,7 +130,10 @@ def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
 
 
 class StreamTrainer(DPOTrainer):
-    """TRL's, with the stream in place of a data loader."""
+    """TRL's, with the stream in place of a data loader, and a weight for each row.
+
+    TRL's loss is the mean over a pass, so the rows of a pass share their weight.
+    """
 
     def __init__(self, stream: Stream, **arguments: Any) -> None:
         self.stream = stream
@@ -136,6 +141,11 @@ class StreamTrainer(DPOTrainer):
 
     def get_train_dataloader(self) -> Any:
         return self.stream
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        weight = inputs.pop(WEIGHT)
+        loss = super()._compute_loss(model, inputs, return_outputs=False)
+        return loss * weight
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log({**logs, **self.stream.figures()} if "loss" in logs else logs, start_time)
@@ -164,11 +174,11 @@ def build_trainer(settings: TrainerSettings, stream: Stream, processes: int = 1)
         output_dir=str(settings.output),
         loss_type=[LOSS_TYPES[settings.loss], *(["sft"] if nll else [])],
         loss_weights=[1.0, settings.nll_weight] if nll else None,
-        beta=settings.beta,  # pyright: ignore[reportArgumentType]
+        beta=settings.beta or BETAS["dpo"],  # of sft, it scales the logged rewards alone
         max_length=None,  # a cut would go through the image's tokens
         max_steps=settings.steps,
         per_device_train_batch_size=per_pass,
-        gradient_accumulation_steps=share // per_pass,
+        gradient_accumulation_steps=share // per_pass * (2 if settings.method == "averaged" else 1),
         learning_rate=settings.learning_rate,
         lr_scheduler_type=(
             "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
@@ -206,7 +216,7 @@ class Desk:
 
     ledger: Ledger
     journal: Journal
-    pairs: Pairs
+    draws: Draws
     publisher: Publisher
 
 
@@ -251,9 +261,25 @@ def _desk(
         )
         steps = Journal(settings.output, record.step if record else 0)
         try:
-            yield Desk(ledger, steps, pairs, publisher)
+            yield Desk(ledger, steps, _draws(settings, pairs, steps.pairs), publisher)
         finally:
             ledger.close()
+
+
+def _draws(settings: TrainerSettings, pairs: Pairs, start: int) -> Draws:
+    """Where the rows come from, after `start` pairs. Raises: BadRun."""
+    if settings.method == "averaged":
+        return Averaged(pairs, gamma=cast(float, settings.gamma))
+    if settings.data is None:
+        return pairs
+    try:
+        rows = PairFile(Path(settings.data))
+        if settings.method == "offline":
+            return Offline(rows, seed=settings.seed, start=start)
+        p = cast(float, settings.offline_share)
+        return Mixed(pairs, rows, p=p, seed=settings.seed, start=start)
+    except (OSError, ValueError) as error:
+        raise BadRun(f"`data` {settings.data!r}: {error}") from error
 
 
 class Bookkeeping(TrainerCallback):
@@ -271,6 +297,24 @@ class Bookkeeping(TrainerCallback):
         self._stream = stream
         self._desk = desk
         self._saved = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A new line first replaces what another left on the workers: pairs are to come from the
+        policy that it starts from."""
+        if self._settings.publish_every and state.global_step == 0 and self._found_weights():
+            self._publish(0)
+
+    def _found_weights(self) -> bool:
+        """Whether workers serve, or are about to, what was published before. On all processes."""
+        found = [False]
+        if self._desk:
+            with suppress(Stopped):
+                found = [self._desk.publisher.others()]
+        if self._trainer.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        return found[0]
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -1,12 +1,22 @@
 """Real pairs of the shapes world, put into a run as clients and workers would."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 from service.broker import Broker
 from service.client import AsyncClient, image_data
-from service.schemas import Pair, RunSettings, SampleRequest, SampleResult, assistant_turn
+from service.schemas import (
+    Pair,
+    RunSettings,
+    SampleRequest,
+    SampleResult,
+    assistant_turn,
+    user_turn,
+)
 from service.settings import Settings
+from trainer.mixing import SECOND_REJECTED
 from trainer.toy.dataset import Item, examples, held_out
 from trainer.toy.heldout import png
 
@@ -29,7 +39,12 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
     async with AsyncClient(url) as client, Broker.connect(settings) as worker:
         await client.put_run(run, RunSettings(window=window))
         for number, item in enumerate(wanted, start):
-            request = SampleRequest(prompt=item.prompt, images=[image_data(png(item))], run=run)
+            request = SampleRequest(
+                prompt=item.prompt,
+                images=[image_data(png(item))],
+                run=run,
+                metadata={SECOND_REJECTED: second_rejected(number)},
+            )
             await client.sample(request)
             [claim] = await worker.jobs.claim("w", 1, block_s=10)
             pair = Pair(
@@ -47,6 +62,7 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
                 iterations=None,
                 seed=number,
                 created_at=datetime.now(UTC),
+                metadata=claim.request.metadata,
             )
             result = SampleResult(responses=[], seed=number)
             assert await worker.jobs.finish(claim, result, pair)
@@ -56,6 +72,29 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
 
 def rejected(number: int) -> str:
     return f"There is nothing at all in this picture, number {number}."
+
+
+def second_rejected(number: int) -> str:
+    """What a data set had rejected, for averaged DPO."""
+    return f"There is a large elephant in this picture, number {number}."
+
+
+def write(folder: Path, count: int) -> Path:
+    """A data set of pairs in a file, of other items than a run's."""
+    lines: list[str] = []
+    for number, item in enumerate(examples(count, kinds=("caption",), seed=1)):
+        (folder / f"{number}.png").write_bytes(png(item))
+        row = {
+            "prompt": [user_turn(item.prompt, 1).model_dump()],
+            "chosen": [assistant_turn(item.reference).model_dump()],
+            "rejected": [assistant_turn(rejected(1000 + number)).model_dump()],
+            "images": [f"{number}.png"],
+            "pair_id": f"d{number}",
+        }
+        lines.append(json.dumps(row) + "\n")
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(lines))
+    return path
 
 
 def items(count: int) -> list[Item]:

@@ -38,3 +38,24 @@ def test_a_misspelt_setting_is_an_error(tmp_path: Path):
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"There is no file .*nowhere\.toml\."):
         read_settings(tmp_path / "nowhere.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"gamma": 0.25}, "`gamma` has no effect with `method` = online; it is for averaged"),
+        ({"method": "averaged", "data": "d"}, "it is for offline and mixed"),
+        ({"method": "offline", "data": "d", "offline_share": 0.5}, "it is for mixed"),
+        ({"method": "mixed"}, "`method` = mixed needs `data`"),
+        ({"loss": "sft", "nll_weight": 1}, "`loss` = sft is the NLL term alone"),
+    ],
+)
+def test_settings_without_effect_are_refused(given: dict[str, object], said: str):
+    with pytest.raises(ValidationError, match=said):
+        read_settings(None, given)
+
+
+def test_the_papers_shares_are_the_defaults_of_mixed_and_averaged():
+    assert read_settings(None, {"method": "mixed", "data": "d"}).offline_share == 0.5
+    assert read_settings(None, {"method": "averaged"}).gamma == 0.5
+    assert read_settings(None, {}).gamma is None

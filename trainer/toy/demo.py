@@ -63,7 +63,7 @@ def demo(
         model="toy",
         embedder="embedded",
         host="127.0.0.1",
-        port=_free_port(),
+        port=free_port(),
         data=work,
         train=["--run", RUN, "--steps", str(steps)],
     )
@@ -214,7 +214,7 @@ def _progress() -> Progress:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
