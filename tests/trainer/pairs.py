@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -103,6 +104,12 @@ def items(count: int) -> list[Item]:
 
 def held_out_rows(count: int) -> list[dict[str, object]]:
     """TRL rows of scenes that no pair is about."""
+    wanted = held_out(count, kinds=("caption",))
+    return rows_of(wanted, [rejected(number) for number in range(count)])
+
+
+def rows_of(wanted: Sequence[Item], rejected: Sequence[str]) -> list[dict[str, object]]:
+    """TRL rows of items and their rejected sides."""
     return [
         {
             "prompt": [
@@ -112,10 +119,10 @@ def held_out_rows(count: int) -> list[dict[str, object]]:
                 }
             ],
             "chosen": [{"role": "assistant", "content": [_text(item.reference)]}],
-            "rejected": [{"role": "assistant", "content": [_text(rejected(number))]}],
+            "rejected": [{"role": "assistant", "content": [_text(wrong)]}],
             "images": [item.image()],
         }
-        for number, item in enumerate(held_out(count, kinds=("caption",)))
+        for item, wrong in zip(wanted, rejected, strict=True)
     ]
 
 

@@ -21,9 +21,9 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    references: int = Field(default=400, ge=2)
+    references: int = Field(default=320, ge=2)
     """Questions with true answers that pairs are made from; half captions, half yes/no."""
-    steps: int = Field(default=60, ge=1)
+    steps: int = Field(default=80, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=16, ge=1)
     """Pairs of a step."""
@@ -32,7 +32,7 @@ class Plan(BaseModel):
     full_learning_rate: float = Field(default=5e-5, gt=0)
     """Of full weights."""
     beta: float = Field(default=0.1, gt=0)
-    images: int = Field(default=300, ge=2)
+    images: int = Field(default=500, ge=2)
     """Held-out scenes of a measurement; half captions, half yes/no."""
     rho: float = Field(default=0.99, ge=0, le=1)
     similarity_threshold: float = Field(default=0.9995, ge=-1, le=1)

@@ -33,7 +33,7 @@ def write(out: Path, plan: Plan) -> None:
     found = rows(cells)
     content = json.dumps({"rows": found}, indent=1, ensure_ascii=False) + "\n"
     write_whole(out / "toy.json", content.encode())
-    write_whole(out / "toy.md", _page(out / "toy.md", table(found, plan)).encode())
+    write_whole(out / "toy.md", _page(out / "toy.md", table(found, plan, out)).encode())
     plot(found, out / "toy.png")
 
 
@@ -66,7 +66,7 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: Sequence[dict[str, Any]], plan: Plan) -> str:
+def table(found: Sequence[dict[str, Any]], plan: Plan, out: Path) -> str:
     """Markdown: mean ± spread in percent, one line for each method, also for those not run."""
     by_name = {row["method"]: row for row in found}
     lines = [
@@ -87,16 +87,16 @@ def table(found: Sequence[dict[str, Any]], plan: Plan) -> str:
     if lacking:
         names = ", ".join(method.name for method in lacking)
         lines += ["", f"Not run, or not with all seeds: {names}. This goes on with them:"]
-        lines += ["", "```", command(plan, lacking), "```"]
+        lines += ["", "```", command(plan, out, lacking), "```"]
     return "\n".join(lines)
 
 
-def command(plan: Plan, methods: Sequence[Method] = ()) -> str:
+def command(plan: Plan, out: Path, methods: Sequence[Method]) -> str:
     """What measures these methods with this plan."""
     changed = plan.model_dump(exclude_defaults=True)
     options = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
     options += [f"--method {method.name}" for method in methods]
-    return " ".join(["prefstream experiment toy --out docs/experiments", *options])
+    return " ".join([f"prefstream experiment toy --out {out}", *options])
 
 
 def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
