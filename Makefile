@@ -34,6 +34,7 @@ lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-annotate --no-emit-index-url \
 		--no-emit-find-links --unsafe-package torchaudio --unsafe-package torchcodec \
 		--extra worker-cpu --extra trainer --extra embedded --extra tracing --extra dev \
+		--extra worker-cpu --extra trainer --extra embedded --extra experiment --extra dev \
 		--output-file requirements.lock pyproject.toml
 
 clean:

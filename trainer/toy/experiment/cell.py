@@ -158,7 +158,7 @@ async def _train(
             *(sys.executable, "-m", "service", "train", "--model", "toy", "--config", str(config)),
             stdout=log,
             stderr=log,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env=_environment(),
         )
     ended = asyncio.create_task(trainer.wait())
     helpers = [asyncio.create_task(_watch(output, plan.steps, tell))]
@@ -183,6 +183,12 @@ async def _train(
     if method.online:
         await _cancel_open(client, given["run"])
     await _settled(client, before)
+
+
+def _environment() -> dict[str, str]:
+    """The trainer's: what else is set for trainers would go before its file."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFSTREAM_TRAINER_")}
+    return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 async def _watch(output: Path, steps: int, tell: Tell) -> None:
