@@ -29,7 +29,7 @@ from service.schemas import (
     user_turn,
 )
 from trainer import data
-from trainer.data import BadData, BadRow, Example
+from trainer.data import SECOND_REJECTED, BadData, BadRow, Example
 from trainer.mark import Mark
 from trainer.patience import PAUSE_S, is_away
 
@@ -94,6 +94,8 @@ class Plan:
         seed = int(_sha256(f"{self.seed} {epoch} {example.key}")[:13], 16)
         common |= {"run": self.run, "seed": seed, **self.fields}
         if self.method == "bdhs":
+            if example.rejected is not None:
+                metadata[SECOND_REJECTED] = example.rejected
             return BdhsRequest(reference=example.chosen, **common)
         return SampleRequest(**common)
 

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from service.schemas import Pair, assistant_turn
+from trainer.data import SECOND_REJECTED
 from trainer.stream import Draws, Row
-
-SECOND_REJECTED = "dataset_rejected"
-"""The key of a pair's `metadata` under which averaged DPO finds the data set's rejected text."""
 
 
 class NoSecondRejected(ValueError):

@@ -26,6 +26,7 @@ Method = Literal["online", "offline", "mixed", "averaged"]
 
 METHOD_FIELDS: dict[str, tuple[Method, ...]] = {
     "data": ("offline", "mixed"),
+    "data_images": ("offline", "mixed"),
     "offline_share": ("mixed",),
     "gamma": ("averaged",),
 }
@@ -61,7 +62,9 @@ class TrainerSettings(BaseSettings):
     the two, by chance (the paper's Mixed-DPO); averaged: the run, whose pairs carry a second
     rejected side from a data set, and the loss is the mean over both (its averaged DPO)."""
     data: str | None = None
-    """The data set of offline and mixed: TRL's preference rows, as `prefstream feed` reads them."""
+    """The data set of offline and mixed: any that `prefstream feed` reads (docs/data.md)."""
+    data_images: list[Path] | None = None
+    """Folders in which its images are looked for, before its own."""
     offline_share: float | None = Field(default=None, ge=0, le=1)
     """p of mixed: the chance that an example is an offline pair. By default the paper's 0.5."""
     gamma: float | None = Field(default=None, ge=0, le=1)

@@ -34,11 +34,12 @@ from service.client import Client
 from trainer import checkpoint, journal
 from trainer.adapter import lora_config
 from trainer.checkpoint import Record
+from trainer.data import BadData, BadRow
 from trainer.journal import Journal
 from trainer.ledger import Ledger
 from trainer.metrics import Gauges, served
 from trainer.mixing import Averaged, Mixed, Offline
-from trainer.pairfile import PairFile
+from trainer.offline import DataSet
 from trainer.patience import Patience, Stopped
 from trainer.progress import progress
 from trainer.publish import Publisher
@@ -273,12 +274,16 @@ def _draws(settings: TrainerSettings, pairs: Pairs, start: int) -> Draws:
     if settings.data is None:
         return pairs
     try:
-        rows = PairFile(Path(settings.data))
+        rows = DataSet(
+            settings.data,
+            images=settings.data_images or (),
+            chosen_alone=settings.loss == "sft",
+        )
         if settings.method == "offline":
             return Offline(rows, seed=settings.seed, start=start)
         p = cast(float, settings.offline_share)
         return Mixed(pairs, rows, p=p, seed=settings.seed, start=start)
-    except (OSError, ValueError) as error:
+    except (BadData, BadRow, ValueError) as error:
         raise BadRun(f"`data` {settings.data!r}: {error}") from error
 
 

@@ -17,7 +17,7 @@ from service.schemas import (
     user_turn,
 )
 from service.settings import Settings
-from trainer.mixing import SECOND_REJECTED
+from trainer.data import SECOND_REJECTED
 from trainer.toy.dataset import Item, examples, held_out
 from trainer.toy.heldout import png
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from service.broker import UNAVAILABLE, Broker
 from service.client import AsyncClient
-from service.schemas import JobError, LeaseRequest, Pair, RunSettings
+from service.schemas import JobError, LeaseRequest, Pair, RunSettings, user_turn
 from service.settings import Settings
 from tests.servers import Server, free_port
 from tests.service.http import served
@@ -26,7 +26,7 @@ from tests.service.samples import bdhs_result
 from tests.trainer.data import samples
 from tests.waiting import until
 from trainer import feed
-from trainer.data import BadData, BadRow
+from trainer.data import SECOND_REJECTED, BadData, BadRow, Example
 from trainer.feeder import Feeder, Plan
 from trainer.mark import Mark
 
@@ -338,3 +338,11 @@ def test_a_mark_knows_what_is_done(tmp_path: Path) -> None:
     again.next_epoch()
     third = Mark(file, "log")
     assert (third.epoch, third.has("1.0"), third.fresh) == (1, False, False)
+
+
+def test_a_bdhs_job_carries_what_the_data_set_rejected() -> None:
+    pair = Example([user_turn("?", 1)], (), chosen="Yes.", rejected="No.", key="1.0")
+    refs = ["sha256:" + "0" * 64]
+    assert plan("d").request(pair, refs).metadata[SECOND_REJECTED] == "No."
+    reference = Example([user_turn("?", 1)], (), chosen="Yes.", key="1.0")
+    assert SECOND_REJECTED not in plan("d").request(reference, refs).metadata

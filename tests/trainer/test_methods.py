@@ -20,7 +20,8 @@ from tests.trainer.test_train import adapter, group, in_thread
 from tests.trainer.trials import Trials, seen
 from tests.waiting import until
 from trainer import journal
-from trainer.mixing import SECOND_REJECTED, Averaged
+from trainer.data import SECOND_REJECTED
+from trainer.mixing import Averaged
 from trainer.stream import Collate, Row, Stream
 from trainer.toy.heldout import png
 from trainer.train import BadRun, build_trainer, train
@@ -158,9 +159,10 @@ def test_averaged_trains_on_a_run_whose_pairs_carry_both_sides(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "No such file"),
+        (None, r"There is no .*pairs\.jsonl"),
         ("", "has no pairs"),
-        ('{"prompt": []}\n', r"pairs\.jsonl, line 1 is no pair: KeyError\('images'\)"),
+        ('{"prompt": "?"}\n', r"pairs\.jsonl, row 1 has the columns prompt, which is none of"),
+        ('{"prompt": "?", "completion": "!"}\n', r"row 1: has no rejected side, so it is no pair"),
     ],
 )
 def test_a_data_set_that_cannot_be_used_is_refused_before_the_first_step(

@@ -6,7 +6,8 @@ import pytest
 
 from service.schemas import Message
 from tests.trainer.test_ledger import pair
-from trainer.mixing import SECOND_REJECTED, Averaged, Mixed, NoSecondRejected, Offline
+from trainer.data import SECOND_REJECTED
+from trainer.mixing import Averaged, Mixed, NoSecondRejected, Offline
 from trainer.stream import Row
 
 

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from trainer.data import images as pictures
 from trainer.data import llava_instruct, llava_rlhf, povid, rlhf_v, toy, trl, vlfeedback
-from trainer.data.example import BadData, BadRow, Example, Layout
+from trainer.data.example import SECOND_REJECTED, BadData, BadRow, Example, Layout
 from trainer.data.rows import Row, rows
 
-__all__ = ["LAYOUTS", "BadData", "BadRow", "Example", "pictures", "read"]
+__all__ = ["LAYOUTS", "SECOND_REJECTED", "BadData", "BadRow", "Example", "pictures", "read"]
 
 LAYOUTS: dict[str, Layout] = {
     "povid": povid,

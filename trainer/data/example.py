@@ -9,6 +9,10 @@ from pydantic import JsonValue
 
 from service.schemas import Message
 
+SECOND_REJECTED = "dataset_rejected"
+"""The key of a pair's `metadata` with what a data set rejected, where the pair's own rejected side
+is the policy's: averaged DPO takes both."""
+
 Picture = Path | bytes | str
 """A file, encoded bytes, or (until it was looked for) the name that a data set gives it."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from service.client import AsyncClient, image_data
 from service.schemas import BdhsRequest, BdhsResult, JobRequest, SampleRequest, SampleResult
 from trainer.checkpoint import write_whole
-from trainer.mixing import SECOND_REJECTED
+from trainer.data import SECOND_REJECTED
 from trainer.toy.dataset import Item, examples, stream
 from trainer.toy.experiment.plan import Plan, Source
 from trainer.toy.heldout import png
