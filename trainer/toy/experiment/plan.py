@@ -21,13 +21,13 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    references: int = Field(default=320, ge=2)
+    references: int = Field(default=256, ge=2)
     """Questions with true answers that pairs are made from; half captions, half yes/no."""
-    steps: int = Field(default=80, ge=1)
+    steps: int = Field(default=60, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(default=16, ge=1)
     """Pairs of a step."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     """Of the adapter (rank 16). Searched: see docs/experiments/toy.md."""
     full_learning_rate: float = Field(default=5e-5, gt=0)
     """Of full weights."""
