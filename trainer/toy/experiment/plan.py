@@ -99,12 +99,6 @@ METHODS: dict[str, Method] = {
             "online-bdhs",
             {"method": "averaged", **NLL},
         ),
-        Method(
-            "full-weights",
-            "DPO + NLL, offline BDHS, full weights",
-            "bdhs",
-            {"train": "full", **NLL},
-        ),
         Method("sft-own", "SFT on the base's own captions", "own", {"loss": "sft"}),
         Method("dpo-own", "DPO, BDHS of the base's own captions", "own", {}),
     )
