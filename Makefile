@@ -33,9 +33,8 @@ format: $(READY)
 lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-annotate --no-emit-index-url \
 		--no-emit-find-links --unsafe-package torchaudio --unsafe-package torchcodec \
-		--extra worker-cpu --extra trainer --extra embedded --extra tracing --extra dev \
-		--extra worker-cpu --extra trainer --extra embedded --extra experiment --extra dev \
-		--output-file requirements.lock pyproject.toml
+		--extra worker-cpu --extra trainer --extra embedded --extra tracing --extra experiment \
+		--extra dev --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf .venv demo-out .prefstream
