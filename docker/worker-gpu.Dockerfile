@@ -4,7 +4,7 @@ ARG VLLM=vllm/vllm-openai:v0.32.0
 # hadolint ignore=DL3006  # the argument names a tag
 FROM ${VLLM}
 
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 TQDM_DISABLE=1
 RUN useradd --no-log-init --uid 10001 --home-dir /tmp --shell /usr/sbin/nologin prefstream \
     && install --directory --owner prefstream /weights /training /models /scratch
 WORKDIR /opt/src

@@ -1,0 +1,156 @@
+"""`docker compose up`, from outside: what is in compose.yaml, over HTTP. The tests go on from one
+another, in this order."""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from service.client import Client
+from service.schemas import BdhsRequest, Job, JobStatus
+from tests.compose.house import House, docker, logs
+from trainer.toy.dataset import examples
+from trainer.toy.heldout import png
+
+RUN = "main"
+"""The feeder's and the trainer's."""
+
+PATIENCE_S = 1500.0
+"""For anything at all, on any machine."""
+
+PARTS = {"redis", "service", "worker", "trainer", "feeder"}
+
+
+@pytest.fixture(scope="module")
+def client(house: House):
+    with Client(house.url, patience_s=PATIENCE_S) as client:
+        yield client
+
+
+def until(what: str, condition: Callable[[], object]) -> None:
+    """Waits for it, and says how long that took."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > PATIENCE_S:
+            raise TimeoutError(f"{what}: not within {PATIENCE_S:.0f} s")
+        time.sleep(0.5)
+    print(f"{what}: after {time.monotonic() - start:.0f} s", flush=True)
+
+
+def post(client: Client, count: int, run: str) -> list[str]:
+    """BDHS jobs of a run of their own; ids in order."""
+    ids: list[str] = []
+    for item in examples(count):
+        image = base64.b64encode(png(item)).decode()
+        request = BdhsRequest(
+            prompt=item.prompt,
+            images=[image],
+            reference=item.reference,
+            run=run,
+            rho=0.9,
+            priority="high",  # pyright: ignore[reportArgumentType]
+        )
+        ids.append(client.bdhs(request, idempotency_key=f"{run} {len(ids)}").id)
+    return ids
+
+
+def ended(client: Client, ids: list[str]) -> list[Job]:
+    return [client.job(job_id, wait_s=300) for job_id in ids]
+
+
+def newest(client: Client) -> int:
+    version = client.weights().newest
+    return version.version if version else 0
+
+
+def served(client: Client) -> list[int]:
+    """Versions, one for each ready worker."""
+    return [worker.weight_version for worker in client.weights().workers if worker.engine_ready]
+
+
+def jobs_done(house: House, container: str) -> int:
+    counts = re.findall(
+        r"^prefstream_worker_job_seconds_count{.*} (.*)$", house.metrics(container), re.M
+    )
+    return int(sum(map(float, counts)))
+
+
+def test_pairs_flow_and_weights_come_back(house: House, client: Client) -> None:
+    until("all parts are healthy", house.healthy)
+    assert {house.name(c) for c in house.containers()} == PARTS
+    until("pairs", lambda: client.run(RUN).pairs > 0)
+    until("two weight versions", lambda: newest(client) >= 2)
+    until("the worker serves them", lambda: served(client)[:1] >= [2])
+    version = newest(client)
+    until(
+        "a pair of new weights",
+        lambda: max(pair.rejected_version or 0 for pair in client.pairs(RUN)) >= version,
+    )
+
+
+def test_nobody_is_root_and_nothing_is_written_beside_the_volumes(house: House) -> None:
+    for container in house.containers():
+        name = house.name(container)
+        assert docker("exec", container, "id", "-u").strip() != "0", name
+        assert house.inspect(container)["HostConfig"]["ReadonlyRootfs"], name
+        written = docker("exec", container, "sh", "-c", "touch /usr/x 2>&1 || true")
+        assert "Read-only file system" in written, name
+
+
+def test_three_workers_share_the_work_and_take_new_weights(house: House, client: Client) -> None:
+    house.compose("up", "--detach", "--no-build", "--scale", "worker=3")
+    until("three workers are ready", lambda: len(served(client)) == 3)
+    version = newest(client) + 1
+    until("a version reaches all three", lambda: min(served(client)) >= version)
+    ids = post(client, 60, "shared")
+    assert {job.status for job in ended(client, ids)} == {JobStatus.succeeded}
+    assert sorted(pair.pair_id for pair in client.pairs("shared")) == sorted(ids)
+    done = [jobs_done(house, worker) for worker in house.containers("worker")]
+    print("jobs of each worker:", done)
+    assert min(done) > 0
+
+
+def test_a_killed_worker_and_a_restarted_redis_lose_nothing(house: House, client: Client) -> None:
+    before = post(client, 40, "faults")
+    victim = house.containers("worker")[0]
+    docker("kill", victim)
+    print("killed a worker")
+    house.compose("restart", "redis")
+    after = post(client, 80, "faults")  # the first 40 again, with the same keys
+    assert after[:40] == before, "accepted jobs must still be known"
+    jobs = ended(client, after)
+    assert {job.status for job in jobs} == {JobStatus.succeeded}
+    print("attempts:", sorted(job.attempt for job in jobs))
+    assert sorted(pair.pair_id for pair in client.pairs("faults")) == sorted(after)
+    until("two workers are left", lambda: len(served(client)) == 2)
+    version = newest(client) + 1
+    until("weights still come back", lambda: min(served(client)) >= version)
+    fed = list(client.pairs(RUN))
+    assert len({pair.pair_id for pair in fed}) == len(fed) == client.run(RUN).pairs
+    figures = client.run(RUN)
+    assert figures.dead_jobs == 0
+    assert not client.jobs("dead").jobs
+    house.compose("up", "--detach", "--no-build", "--scale", "worker=3")
+    until("three workers again", lambda: len(served(client)) == 3)
+    until("all parts are healthy", house.healthy)
+
+
+def test_logs_name_the_job(house: House) -> None:
+    [worker, *_] = house.containers("worker")
+    done = [line for line in map(json.loads, logs(worker)) if line["event"] == "job done"]
+    assert done
+    assert all({"job", "run", "attempt", "version", "timestamp"} <= line.keys() for line in done)
+
+
+def test_all_stop_in_order(house: House) -> None:
+    start = time.monotonic()
+    house.compose("stop")
+    print(f"stopped: after {time.monotonic() - start:.0f} s")
+    codes = {
+        f"{house.name(c)} {c[:6]}": house.inspect(c)["State"]["ExitCode"]
+        for c in house.containers(ended=True)
+    }
+    assert set(codes.values()) == {0}, codes
