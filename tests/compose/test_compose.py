@@ -58,7 +58,7 @@ def post(client: Client, count: int, run: str) -> list[str]:
 
 
 def ended(client: Client, ids: list[str]) -> list[Job]:
-    return [client.job(job_id, wait_s=300) for job_id in ids]
+    return [client.wait(job_id, timeout_s=PATIENCE_S) for job_id in ids]
 
 
 def newest(client: Client) -> int:
