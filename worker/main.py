@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -18,7 +18,7 @@ from typing import TypeVar
 import structlog
 
 from service import tracing
-from service.broker import UNAVAILABLE, Broker, Claim
+from service.broker import UNAVAILABLE, Broker, Claim, ring_within
 from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
 from service.weightstore import BadWeights
@@ -67,6 +67,9 @@ class Worker:
         """Newest version that was adopted or refused."""
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._changed = asyncio.Event()
+        self._losses = asyncio.Event()
+        """Some worker has lost a job; perhaps this one."""
+        self._renewed_at = 0.0
         self._suspects = asyncio.Lock()
         self._ready = False
         """The newest weights, if any, are those it begins with."""
@@ -136,6 +139,7 @@ class Worker:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
+            asked_at = time.monotonic()
             claims = await self._reach(
                 lambda n=free: self._broker.jobs.claim(self.id, n, block_s=5.0)
             )
@@ -144,6 +148,8 @@ class Worker:
                 task = asyncio.create_task(self._work_on(claim))
                 self._running[task] = claim
                 task.add_done_callback(self._ended)
+            if claims and self._renewed_at > asked_at:
+                self._losses.set()  # what it looked for then may have been one of these
 
     def _abandon(self, job_id: str) -> None:
         """Stops work on a job that is no longer ours; its engine requests are aborted."""
@@ -156,14 +162,20 @@ class Worker:
         self._changed.set()
 
     async def _renew_leases(self) -> None:
-        """Stops renewing while the engine makes no progress, so that others get the jobs."""
-        while True:
-            await asyncio.sleep(self._broker.store.settings.lease_s / 3)
-            if self._engine.alive and self._running:
-                claims = list(self._running.values())
-                for job_id in await self._reach(lambda c=claims: self._broker.jobs.renew(c)):
-                    log.info("job is no longer ours", job=job_id)
-                    self._abandon(job_id)
+        """Every third of a lease, and at once when a job may have been lost. Stops while the engine
+        makes no progress, so that others get the jobs."""
+        async with AsyncExitStack() as listening:
+            self._losses = await self._reach(
+                lambda: listening.enter_async_context(self._broker.jobs.losses())
+            )
+            while True:
+                await ring_within(self._losses, self._broker.store.settings.lease_s / 3)
+                self._renewed_at = time.monotonic()
+                if self._engine.alive and self._running:
+                    claims = list(self._running.values())
+                    for job_id in await self._reach(lambda c=claims: self._broker.jobs.renew(c)):
+                        log.info("job is no longer ours", job=job_id)
+                        self._abandon(job_id)
 
     async def _beat(self) -> None:
         while True:
@@ -236,7 +248,6 @@ class Worker:
             await self._work_while_ours(claim)
 
     async def _work_while_ours(self, claim: Claim) -> None:
-        lost = asyncio.create_task(self._cancel_when_lost(claim, asyncio.current_task()))
         try:
             if any(error.code == ENGINE_DIED for error in claim.history):
                 # It was there when an engine died. Suspects go one at a time, so that the second
@@ -248,13 +259,6 @@ class Worker:
         except asyncio.CancelledError:  # no longer ours, or the worker stops and hands it back
             if not self._stopping.is_set():
                 metrics.LEASES_LOST.inc()
-        finally:
-            lost.cancel()
-
-    async def _cancel_when_lost(self, claim: Claim, work: asyncio.Task[None] | None) -> None:
-        await self._reach(lambda: self._broker.jobs.lost(claim.job_id, claim.attempt))
-        if work is not None:
-            work.cancel()
 
     async def _run_and_settle(self, claim: Claim) -> None:
         if not self._engine.alive:  # it died since this was claimed, and not of this

@@ -7,7 +7,7 @@ images, weights, workers.
 from typing import Self
 
 from service.broker.batches import Batches
-from service.broker.bell import Bell
+from service.broker.bell import Bell, ring_within
 from service.broker.errors import (
     UNAVAILABLE,
     BadCursor,
@@ -57,6 +57,7 @@ __all__ = [
     "Weights",
     "WindowFull",
     "Workers",
+    "ring_within",
 ]
 
 

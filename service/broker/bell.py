@@ -18,8 +18,12 @@ QUIET_S = 5.0
 
 
 class Bell:
+    """Subjects are `<kind>:<name>`, or just a kind. Each kind has a channel, which is subscribed to
+    from the first time that somebody listens for it."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._kinds: set[str] = set()
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
@@ -30,9 +34,11 @@ class Bell:
 
         Look at the state after entering, not before: what changes from then on rings.
         """
-        if self._listener is None or self._listener.done():
+        kinds = {subject.partition(":")[0] for subject in subjects}
+        if self._listener is None or self._listener.done() or not kinds <= self._kinds:
+            self._kinds |= kinds
             self._connected.clear()
-            self._listener = asyncio.create_task(self._listen(), name="bell")
+            self._listener = asyncio.create_task(self._listen(self._listener), name="bell")
         event = asyncio.Event()
         for subject in subjects:
             self._waiting.setdefault(subject, set()).add(event)
@@ -58,13 +64,17 @@ class Bell:
         finally:
             waiter.cancel()
 
-    async def _listen(self) -> None:
-        """Recovers here, and only here, from a lost subscription."""
+    async def _listen(self, before: asyncio.Task[None] | None) -> None:
+        """Takes over from `before`. Recovers here, and only here, from a lost subscription."""
+        if before is not None:
+            before.cancel()
+            await asyncio.wait({before})
         while True:
             pubsub = self._store.subscription()
+            channels = [self._store.key("bell", kind) for kind in sorted(self._kinds)]
             try:
-                await pubsub.subscribe(self._store.key("bell"))
-                await self._deliver(pubsub)
+                await pubsub.subscribe(*channels)
+                await self._deliver(pubsub, len(channels))
             except UNAVAILABLE:
                 self._connected.clear()
                 self._ring_all()  # who waits looks, and meets the error in its own call
@@ -72,7 +82,7 @@ class Bell:
             finally:
                 await _discard(pubsub)
 
-    async def _deliver(self, pubsub: Subscription) -> None:
+    async def _deliver(self, pubsub: Subscription, channels: int) -> None:
         probed = False
         while True:
             message: dict[str, Any] | None = await pubsub.get_message(timeout=QUIET_S)
@@ -84,8 +94,9 @@ class Bell:
                 continue
             probed = False
             if message["type"] == "subscribe":
-                self._connected.set()
-                self._ring_all()
+                if message["data"] == channels:  # the last of them
+                    self._connected.set()
+                    self._ring_all()
             elif message["type"] == "message":
                 for event in self._waiting.get(message["data"], ()):
                     event.set()

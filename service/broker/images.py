@@ -56,12 +56,12 @@ class Images:
         await self._store.run(REGISTER, ref)
         await self._store.command("PERSIST", self._key(ref))
         if not await self._store.command("EXISTS", self._key(ref)):
-            await self._store.command("SET", self._key(ref), content)
+            await self._store.alone("SET", self._key(ref), content)
         return ref
 
     async def get(self, ref: str) -> bytes:
         """Raises: ImageGone."""
-        content = await self._store.command("GET", self._key(ref), **{NEVER_DECODE: True})
+        content = await self._store.alone("GET", self._key(ref), **{NEVER_DECODE: True})
         if content is None:
             raise ImageGone(ref)
         return content

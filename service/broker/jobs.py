@@ -3,10 +3,12 @@
 What workers do with a job is in `work.py`.
 """
 
+import asyncio
 import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +104,7 @@ local id = ARGV[1]
 local status = redis.call('HGET', job_key(id), 'status')
 if status == 'queued' or status == 'retrying' or status == 'running' then
   conclude(id, 'cancelled')
+  if status == 'running' then ring('lost') end
 end
 """)
 
@@ -273,6 +276,11 @@ class Jobs(Work):
         entries = await self._store.command("XRANGE", key, f"({after}", "+")
         return [Event(id, METADATA.validate_json(fields["event"])) for id, fields in entries]
 
+    def losses(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """An event that is set when some worker has lost a job: cancelled, past its deadline, or
+        silent for too long. `renew` says whether it was one's own."""
+        return self._bell.listen("lost")
+
     async def follow(self, job_id: str, after: str = "0-0") -> AsyncIterator[Event | Job]:
         """Progress events as they come, and the job whenever its state has changed.
 
@@ -294,16 +302,6 @@ class Jobs(Work):
                 if job.status.ended:
                     return
                 await rung.wait()
-
-    async def lost(self, job_id: str, attempt: int) -> None:
-        """Returns when this attempt is over: cancelled, given to another worker, or ended."""
-        async with self._bell.listen(f"job:{job_id}") as rung:
-            while True:
-                job = await self.get(job_id)
-                if job is None or job.status != JobStatus.running or job.attempt != attempt:
-                    return
-                await rung.wait()
-                rung.clear()
 
 
 def new_job_id() -> str:

@@ -5,31 +5,26 @@ but the images share one hash tag: a Cluster keeps them on one shard, where one 
 them together.
 """
 
-import asyncio
 import hashlib
 import random
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol, Self, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import NoScriptError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import NoScriptError
 
-from service.broker.errors import REFUSALS, NotDurable, ServerRefuses
+from service.broker import calls
+from service.broker.calls import ANSWER_S, Argument, Calls, DurableCalls, answered_within
 from service.settings import Settings
-
-ANSWER_S = 10.0
-"""Time without an answer after which a connection counts as broken."""
 
 MAX_BLOCK_S = 5.0
 """Longest blocking read, well below `ANSWER_S`; longer waits repeat it."""
 
-Argument = str | bytes | int | float
+CONNECTIONS = 64
+"""Of one process, at most. Who finds all in use waits."""
 
 PRELUDE = """
 local NS = KEYS[1]
@@ -45,7 +40,10 @@ local function job_key(id) return NS .. ':job:' .. id end
 local function lane_key(lane) return NS .. ':lane:' .. lane end
 local function run_key(run) return NS .. ':run:' .. run end
 
-local function ring(subject) redis.call('PUBLISH', NS .. ':bell', subject) end
+-- One channel for each kind of subject, so that a process hears only the kinds it listens for.
+local function ring(subject)
+  redis.call('PUBLISH', NS .. ':bell:' .. string.match(subject, '^%a+'), subject)
+end
 
 -- Puts the job at the end of a lane.
 local function enter(id, lane)
@@ -125,7 +123,7 @@ end
 class Subscription(Protocol):
     """What is used of redis-py's pub/sub connection."""
 
-    async def subscribe(self, channel: str, /) -> None: ...
+    async def subscribe(self, *channels: str) -> None: ...
     async def ping(self) -> Any: ...
     async def get_message(self, *, timeout: float) -> dict[str, Any] | None: ...
     async def aclose(self) -> None: ...
@@ -157,14 +155,18 @@ class Store:
             }.items()
         )
         self._texts: dict[Script, tuple[str, str]] = {}
+        self._calls = Calls(self.redis)
+        self._durable_calls = DurableCalls(self.redis, settings.fsync_timeout_s)
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
         """Connects lazily: the first command opens the first connection."""
-        redis = cast(Any, Redis).from_url(
+        pool = cast(Any, BlockingConnectionPool).from_url(
             settings.redis_address,
+            max_connections=CONNECTIONS,
+            timeout=ANSWER_S,
             decode_responses=True,
-            # `command` has a timeout of its own. redis-py's (5 s by default) goes through
+            # Calls have a timeout of their own. redis-py's (5 s by default) goes through
             # asyncio.wait_for, which before Python 3.12 can swallow a cancellation.
             socket_timeout=None,
             socket_connect_timeout=ANSWER_S,
@@ -172,47 +174,36 @@ class Store:
             # away longer is the caller's to see.
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3),
         )
-        return cls(redis, settings)
+        return cls(cast(Any, Redis).from_pool(pool), settings)
 
     def key(self, *parts: str) -> str:
         return ":".join((self.tag, *parts))
 
-    async def command(self, *args: Argument, **options: bool) -> Any:
-        async with answered_within(ANSWER_S):
+    async def command(self, *args: Argument) -> Any:
+        return await self._calls.call(*args)
+
+    async def alone(self, *args: Argument, **options: bool) -> Any:
+        """A command on a connection of its own: one that blocks, or is large."""
+        async with answered_within(calls.ANSWER_S):
             return await self.redis.execute_command(*args, **options)
 
     async def run(self, script: Script, *args: Argument) -> Any:
-        text, sha = self.text(script)
-        try:
-            return await self.command("EVALSHA", sha, 1, self.tag, *args)
-        except NoScriptError:  # a new server, or one that was restarted
-            return await self.command("EVAL", text, 1, self.tag, *args)
+        return await self._run(self._calls, script, args)
 
     async def run_durably(self, script: Script, *args: Argument) -> Any:
         """As `run`; under `durability=fsync`, returns only when the change is on disk.
 
         Raises: NotDurable.
         """
-        if self.settings.durability == "server":
-            return await self.run(script, *args)
+        durable = self.settings.durability == "fsync"
+        return await self._run(self._durable_calls if durable else self._calls, script, args)
+
+    async def _run(self, to: Calls, script: Script, args: tuple[Argument, ...]) -> Any:
         text, sha = self.text(script)
-        timeout = milliseconds(self.settings.fsync_timeout_s)
-        # One connection, because WAITAOF is about the writes of its own.
-        pipeline = self.redis.pipeline(transaction=False)
-        pipeline.execute_command("EVALSHA", sha, 1, self.tag, *args)
-        pipeline.execute_command("WAITAOF", 1, 0, timeout)
-        async with answered_within(ANSWER_S + self.settings.fsync_timeout_s):
-            reply, synced = await pipeline.execute(raise_on_error=False)
-        if isinstance(reply, NoScriptError):
-            await self.command("SCRIPT", "LOAD", text)
-            return await self.run_durably(script, *args)
-        if isinstance(reply, Exception):
-            raise reply
-        if isinstance(synced, Exception):
-            raise NotDurable(str(synced))
-        if synced[0] < 1:
-            raise NotDurable(f"no sync within {self.settings.fsync_timeout_s:g} s")
-        return reply
+        try:
+            return await to.call("EVALSHA", sha, 1, self.tag, *args)
+        except NoScriptError:  # a new server, or one that was restarted
+            return await to.call("EVAL", text, 1, self.tag, *args)
 
     def text(self, script: Script) -> tuple[str, str]:
         """The whole script, and the SHA-1 by which the server knows it."""
@@ -226,20 +217,9 @@ class Store:
         return self.redis.pubsub()
 
     async def close(self) -> None:
+        await self._calls.close()
+        await self._durable_calls.close()
         await self.redis.aclose()
-
-
-@asynccontextmanager
-async def answered_within(seconds: float) -> AsyncGenerator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise RedisTimeoutError(f"no answer within {seconds:g} s") from error
-    except ResponseError as error:
-        if str(error).startswith(REFUSALS):
-            raise ServerRefuses(str(error)) from error
-        raise
 
 
 def milliseconds(seconds: float) -> int:

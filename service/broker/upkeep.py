@@ -22,6 +22,7 @@ local function miss_deadline(id)
   remember(id, error_json('deadline_exceeded', 'The deadline that the request set has passed.',
     {attempt = tonumber(redis.call('HGET', job_key(id), 'attempt'))}))
   conclude(id, 'failed')
+  ring('lost')
 end
 """
 
@@ -52,6 +53,7 @@ local function expire(id, lane, entry)
     'Worker ' .. state[5] .. ' stopped renewing its lease while it ran attempt ' .. state[3] .. '.',
     {worker = state[5], attempt = tonumber(state[3])}))
   redis.call('HINCRBY', NS .. ':stats', 'leases_lost', 1)
+  ring('lost')
   if state[3] - (state[4] or 0) >= MAX_ATTEMPTS then
     conclude(id, 'dead')
   else

@@ -251,7 +251,7 @@ class Work(Upkeep):
             for name in (f"{priority}:again", priority)
         ]
         block = milliseconds(min(seconds, MAX_BLOCK_S))
-        await self._store.command("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *lanes, *seen)
+        await self._store.alone("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *lanes, *seen)
 
     async def renew(self, claims: Iterable[Claim]) -> set[str]:
         """Extends the leases. Returns the ids of jobs that are no longer this worker's."""

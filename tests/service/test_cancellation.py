@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.broker import UNAVAILABLE, Broker, store
+from service.broker import UNAVAILABLE, Broker, calls
 from service.schemas import LeaseRequest, RunSettings
 from service.settings import Settings
 from tests.servers import Server
@@ -43,7 +43,7 @@ async def test_a_cancelled_call_ends(server: Server, name: str) -> None:
 async def test_a_frozen_server_is_noticed(
     own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "ANSWER_S", 0.2)
+    monkeypatch.setattr(calls, "ANSWER_S", 0.2)
     settings = Settings.model_validate({"redis_url": own_server.url})
     async with Broker.connect(settings) as broker:
         await broker.ping()

@@ -192,10 +192,11 @@ async def test_cancel_ends_a_job_in_any_state(broker: Broker) -> None:
 
     running = await enqueue(broker, run="r")
     claim = await claim_one(broker)
-    lost = asyncio.create_task(broker.jobs.lost(claim.job_id, claim.attempt))
-    assert await broker.jobs.renew([claim]) == set()
-    await broker.jobs.cancel(running.id)
-    await asyncio.wait_for(lost, 10)
+    async with broker.jobs.losses() as lost:
+        lost.clear()
+        assert await broker.jobs.renew([claim]) == set()
+        await broker.jobs.cancel(running.id)
+        await asyncio.wait_for(lost.wait(), 10)
     assert await broker.jobs.renew([claim]) == {running.id}
     assert not await broker.jobs.finish(claim, sample_result())
 

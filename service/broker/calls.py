@@ -1,0 +1,111 @@
+"""Calls to the server that are made at the same time go there together.
+
+redis-py takes some 0.2 ms of Python for a command by itself, and a fraction of that for one of a
+pipeline. One pipeline is under way at a time; what is called meanwhile goes with the next. So a
+call waits for nothing while there is little to do, and a busy process spends less on each.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.broker.errors import REFUSALS, NotDurable, ServerRefuses
+
+ANSWER_S = 10.0
+"""Time without an answer after which a connection counts as broken."""
+
+TOGETHER = 128
+"""Calls in one pipeline, at most."""
+
+Argument = str | bytes | int | float
+
+
+class Calls:
+    """Of one event loop. Each call has its own answer or error; a broken connection is an error of
+    all that were under way. A caller that is cancelled does not take its call back."""
+
+    def __init__(self, redis: Any, patience_s: float = 0.0) -> None:
+        """`patience_s`: how long the server may take beyond `ANSWER_S`."""
+        self._redis = redis
+        self._patience_s = patience_s
+        self._waiting: list[tuple[Sequence[Argument], asyncio.Future[Any]]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    async def call(self, *args: Argument) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((args, answer))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send(), name="calls")
+        return await answer
+
+    async def close(self) -> None:
+        """Gives up what is under way."""
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting:
+                sent, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+                try:
+                    answers: list[Any] = await self._exchange([args for args, _ in sent])
+                except Exception as error:
+                    answers = [error] * len(sent)
+                for (_, future), answer in zip(sent, answers, strict=True):
+                    if future.done():  # its caller was cancelled
+                        continue
+                    if isinstance(answer, Exception):
+                        future.set_exception(answer)
+                    else:
+                        future.set_result(answer)
+        finally:
+            self._sending = None
+
+    async def _exchange(self, commands: list[Sequence[Argument]]) -> list[Any]:
+        """The answer or error of each."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for args in commands:
+            pipeline.execute_command(*args)
+        async with answered_within(ANSWER_S + self._patience_s):
+            answers = await pipeline.execute(raise_on_error=False)
+        return [understood(answer) for answer in answers]
+
+
+class DurableCalls(Calls):
+    """Calls that are answered when what they changed is on disk (WAITAOF). One sync serves all that
+    go together."""
+
+    async def _exchange(self, commands: list[Sequence[Argument]]) -> list[Any]:
+        # On the same connection, because WAITAOF is about the writes of its own.
+        wait = ("WAITAOF", 1, 0, round(self._patience_s * 1000))
+        *answers, synced = await super()._exchange([*commands, wait])
+        if isinstance(synced, Exception):
+            failure = NotDurable(str(synced))
+        elif synced[0] < 1:
+            failure = NotDurable(f"no sync within {self._patience_s:g} s")
+        else:
+            return answers
+        return [answer if isinstance(answer, Exception) else failure for answer in answers]
+
+
+@asynccontextmanager
+async def answered_within(seconds: float) -> AsyncGenerator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise RedisTimeoutError(f"no answer within {seconds:g} s") from error
+    except ResponseError as error:
+        raise understood(error) from None
+
+
+def understood(answer: Any) -> Any:
+    """The answer; of errors, those that are the server's state as what they are."""
+    if isinstance(answer, ResponseError) and str(answer).startswith(REFUSALS):
+        return ServerRefuses(str(answer))
+    return answer
