@@ -70,7 +70,7 @@ def up(
 
 
 app.add_typer(tend.jobs, name="jobs")
-app.command()(tend.runs)
+app.add_typer(tend.runs, name="runs")
 
 for _entry in sorted(importlib.metadata.entry_points(group="prefstream.commands")):
     app.command(_entry.name)(_entry.load())

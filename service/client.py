@@ -159,6 +159,11 @@ class AsyncClient:
     async def run(self, name: str) -> Run:
         return await self._transport.run(name)
 
+    async def delete_run(self, name: str, *, force: bool = False) -> None:
+        """Deletes a run, its log of pairs and its groups. While jobs are open or batches under
+        lease it raises ProblemError `run_busy`; with `force`, it cancels and ends them."""
+        await self._transport.delete_run(name, force)
+
     async def pairs_page(
         self, run: str, *, after: str | None = None, limit: int = 100
     ) -> PairsPage:
@@ -331,6 +336,11 @@ class Client:
 
     def run(self, name: str) -> Run:
         return self._portal.call(self._client.run, name)
+
+    def delete_run(self, name: str, *, force: bool = False) -> None:
+        """Deletes a run, its log of pairs and its groups. While jobs are open or batches under
+        lease it raises ProblemError `run_busy`; with `force`, it cancels and ends them."""
+        self._portal.call(lambda: self._client.delete_run(name, force=force))
 
     def pairs_page(self, run: str, *, after: str | None = None, limit: int = 100) -> PairsPage:
         return self._portal.call(lambda: self._client.pairs_page(run, after=after, limit=limit))

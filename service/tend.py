@@ -1,4 +1,4 @@
-"""`prefstream jobs …` and `prefstream runs`: looking after a service, over its API."""
+"""`prefstream jobs …` and `prefstream runs …`: looking after a service, over its API."""
 
 import os
 from collections.abc import Generator
@@ -16,6 +16,7 @@ from service.console import fail
 from service.schemas import Job, JobsState
 
 jobs = typer.Typer(no_args_is_help=True, help="Look at jobs; end or revive them.")
+runs = typer.Typer(invoke_without_command=True, help="Look at runs; delete them.")
 
 Url = Annotated[
     str, typer.Option("--url", envvar="PREFSTREAM_URL", help="The service, or its Redis.")
@@ -81,8 +82,11 @@ def purge(url: Url = SERVICE) -> None:
         console.print(f"{client.purge()} dead letters deleted.")
 
 
-def runs(url: Url = SERVICE) -> None:
+@runs.callback()
+def list_runs(context: typer.Context, url: Url = SERVICE) -> None:
     """The runs, and what became of their pairs in each subscriber group."""
+    if context.invoked_subcommand:
+        return
     with _client(url) as client:
         found = client.runs()
     if not found:
@@ -106,6 +110,20 @@ def runs(url: Url = SERVICE) -> None:
             groups.add_row(run.name, group.name, *(str(getattr(group, c)) for c in columns))
     if groups.row_count:
         console.print(groups)
+
+
+@runs.command()
+def delete(
+    name: str,
+    force: Annotated[
+        bool, typer.Option("--force", help="Cancel its open jobs and end its leases.")
+    ] = False,
+    url: Url = SERVICE,
+) -> None:
+    """Delete a run, with its log of pairs and its subscriber groups."""
+    with _client(url) as client:
+        client.delete_run(name, force=force)
+    console.print(f"Run {name} deleted.")
 
 
 @contextmanager

@@ -69,6 +69,7 @@ class Transport(Protocol):
     async def runs(self) -> list[Run]: ...
     async def put_run(self, name: str, settings: RunSettings) -> Run: ...
     async def run(self, name: str) -> Run: ...
+    async def delete_run(self, name: str, force: bool) -> None: ...
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage: ...
     async def append(self, run: str, pair: PairRequest) -> Appended: ...
     async def lease(self, run: str, request: LeaseRequest) -> Batch | None: ...
@@ -127,6 +128,9 @@ class HttpTransport:
 
     async def run(self, name: str) -> Run:
         return await self._call(Run, "GET", f"/runs/{name}")
+
+    async def delete_run(self, name: str, force: bool) -> None:
+        await self._request("DELETE", f"/runs/{name}", params={"force": force} if force else {})
 
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
@@ -280,6 +284,9 @@ class RedisTransport:
         if run is None:
             raise ProblemError(self._problems.no_such_run(name).problem)
         return run
+
+    async def delete_run(self, name: str, force: bool) -> None:
+        await self._of_run(name, lambda: self._broker.runs.delete(name, force=force))
 
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         return await self._of_run(run, lambda: self._broker.runs.pairs(run, after, limit))

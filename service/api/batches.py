@@ -119,6 +119,11 @@ async def _stream(
             sent = await batches.held(run, request.group, sent)
         if len(sent) >= prefetch:
             await batches.released(run, request.group, sent, LOOK_S)
-        elif batch := await batches.lease(run, request):
-            sent.append(batch.lease)
-            yield Sse("batch", batch.model_dump_json(), batch.lease)
+        else:
+            try:
+                batch = await batches.lease(run, request)
+            except KeyError:  # the run was deleted
+                return
+            if batch is not None:
+                sent.append(batch.lease)
+                yield Sse("batch", batch.model_dump_json(), batch.lease)

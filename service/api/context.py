@@ -52,7 +52,7 @@ class Context:
             stopping.cancel()
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:  # `def` would be run in a thread
     return request.app.state.context
 
 

@@ -23,6 +23,7 @@ from service.broker import (
     NotDurable,
     PairConflict,
     QueueFull,
+    RunBusy,
     VersionNotNewer,
     WindowFull,
 )
@@ -41,6 +42,7 @@ STATUS: dict[type[BrokerError], int] = {
     LogTrimmed: 410,
     NotDurable: 503,
     LeaseLost: 410,
+    RunBusy: 409,
     VersionNotNewer: 409,
 }
 

@@ -31,6 +31,21 @@ async def get_run(run: RunName, shared: Shared) -> Run:
     return found
 
 
+@router.delete("/{run}", summary="Delete a run", status_code=204)
+async def delete_run(
+    run: RunName,
+    shared: Shared,
+    force: Annotated[
+        bool, Query(description="Cancel its open jobs and end its leases; else they are a 409.")
+    ] = False,
+) -> None:
+    """With its log of pairs and its subscriber groups. Ended jobs and dead letters stay."""
+    try:
+        await shared.broker.runs.delete(run, force=force)
+    except KeyError:
+        raise no_such_run(run) from None
+
+
 @router.get("/{run}/pairs", summary="Read the log", response_model=PairsPage)
 async def get_pairs(
     run: RunName,

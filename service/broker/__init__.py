@@ -20,6 +20,7 @@ from service.broker.errors import (
     NotDurable,
     PairConflict,
     QueueFull,
+    RunBusy,
     VersionNotNewer,
     WindowFull,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "NotDurable",
     "PairConflict",
     "QueueFull",
+    "RunBusy",
     "Runs",
     "VersionNotNewer",
     "Weights",

@@ -212,11 +212,7 @@ FORGET = Script(
     GROUPS
     + """
 local run, group = unpack(ARGV)
-local known = redis.call('SREM', run_key(run) .. ':groups', group)
-local parts = {'', ':unacked', ':again', ':aside', ':leases', ':held', ':tries', ':acked'}
-for _, part in ipairs(parts) do
-  redis.call('UNLINK', group_key(run, group) .. part)
-end
+local known = forget(run, group)
 ring('run:' .. run)
 return known
 """

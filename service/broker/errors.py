@@ -59,6 +59,16 @@ class WindowFull(BrokerError):
         self.retry_after_s = retry_after_s
 
 
+class RunBusy(BrokerError):
+    code = "run_busy"
+
+    def __init__(self, run: str, open_jobs: int, leases: int) -> None:
+        super().__init__(
+            f"Run {run!r} has {open_jobs} open jobs, and {leases} batches are under lease. Wait "
+            f"until they have ended, or say force, which cancels the jobs and ends the leases."
+        )
+
+
 class IdempotencyConflict(BrokerError):
     code = "idempotency_conflict"
 

@@ -23,7 +23,7 @@ from service.broker.errors import (
     QueueFull,
     WindowFull,
 )
-from service.broker.runs import WAITING, settings_fields
+from service.broker.runs import DEFAULTS, WAITING
 from service.broker.store import Script, Store, milliseconds, moment, new_epoch
 from service.broker.work import Work
 from service.schemas import (
@@ -37,7 +37,6 @@ from service.schemas import (
     JobStatus,
     Priority,
     Result,
-    RunSettings,
     SampleRequest,
 )
 
@@ -120,7 +119,7 @@ return redis.call('ZREVRANGE', set, start, start + limit - 1)
 """)
 
 REVIVE = Script("""
-local id = ARGV[1]
+local id, epoch, run_settings = unpack(ARGV)
 local job, time = job_key(id), now()
 if redis.call('HGET', job, 'status') ~= 'dead' then return end
 redis.call('ZREM', NS .. ':dead', id)
@@ -128,7 +127,10 @@ redis.call('HSET', job, 'status', 'queued', 'released', redis.call('HGET', job, 
 redis.call('HDEL', job, 'finished', 'deadline')
 redis.call('ZADD', NS .. ':open', time, id)
 local state = redis.call('HMGET', job, 'run', 'priority', 'images')
-if state[1] then redis.call('ZADD', run_key(state[1]) .. ':open', time, id) end
+if state[1] then
+  make_run(state[1], epoch, run_settings)  -- it may have been deleted since
+  redis.call('ZADD', run_key(state[1]) .. ':open', time, id)
+end
 if state[3] then touch_images(state[3]) end
 enter(id, state[2])
 ring('job:' .. id)
@@ -193,7 +195,7 @@ class Jobs(Work):
             fingerprint or "",
             tracing.traceparent(),
             new_epoch(),
-            settings_fields(RunSettings()),
+            DEFAULTS,
         )
         match outcome:
             case "new":
@@ -260,7 +262,7 @@ class Jobs(Work):
     async def revive(self, job_id: str) -> Job | None:
         """Gives a dead letter as many attempts as a new job, without its deadline. One that is no
         dead letter is returned as it is."""
-        await self._store.run(REVIVE, job_id)
+        await self._store.run(REVIVE, job_id, new_epoch(), DEFAULTS)
         return await self.get(job_id)
 
     async def purge(self) -> int:

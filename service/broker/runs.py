@@ -19,6 +19,7 @@ from service.broker.errors import (
     LogChanged,
     LogTrimmed,
     PairConflict,
+    RunBusy,
     WindowFull,
 )
 from service.broker.store import Script, Store, moment, new_epoch, new_nonce
@@ -33,9 +34,21 @@ from service.schemas import (
     assistant_turn,
 )
 
+CANCELLED_AT_ONCE = 500
+"""Jobs that one step of a forced deletion cancels; a longer one would hold the server up."""
+
 GROUPS = """
 local function group_key(run, group) return run_key(run) .. ':group:' .. group end
 local function position_of(place) return tonumber(string.match(place or '0', '^%d+')) end
+
+-- Deletes all that is known of a group.
+local function forget(run, group)
+  local parts = {'', ':unacked', ':again', ':aside', ':leases', ':held', ':tries', ':acked'}
+  for _, part in ipairs(parts) do
+    redis.call('UNLINK', group_key(run, group) .. part)
+  end
+  return redis.call('SREM', run_key(run) .. ':groups', group)
+end
 
 -- Drops the log up to a position, that one included.
 local function cut(run, position)
@@ -126,6 +139,33 @@ return {redis.call('HGETALL', key), redis.call('ZCARD', key .. ':open'),
 """
 )
 
+DELETE = Script(
+    GROUPS
+    + """
+local run, force, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local key = run_key(run)
+if redis.call('EXISTS', key) == 0 then return {'no run'} end
+local groups, leases = redis.call('SMEMBERS', key .. ':groups'), 0
+for _, group in ipairs(groups) do
+  leases = leases + redis.call('ZCOUNT', group_key(run, group) .. ':leases', now(), '+inf')
+end
+local open = redis.call('ZCARD', key .. ':open')
+if force == '0' and open + leases > 0 then return {'busy', open, leases} end
+if open > 0 then
+  for _, id in ipairs(redis.call('ZRANGE', key .. ':open', 0, limit - 1)) do
+    conclude(id, 'cancelled')
+  end
+  ring('lost')
+  if open > limit then return {'more'} end
+end
+for _, group in ipairs(groups) do forget(run, group) end
+redis.call('UNLINK', key, key .. ':log', key .. ':groups')
+redis.call('SREM', NS .. ':runs', run)
+ring('run:' .. run)
+return {'deleted'}
+"""
+)
+
 READ = Script("""
 local run, after, limit = ARGV[1], ARGV[2], ARGV[3]
 local state = redis.call('HMGET', run_key(run), 'epoch', 'last', 'trimmed')
@@ -148,8 +188,7 @@ class Runs:
         """Creates the run, or changes the settings of one that exists."""
         await self._store.run(PUT, name, new_epoch(), settings_fields(settings))
         run = await self.get(name)
-        assert run is not None  # runs are not deleted
-        return run
+        return run or await self.put(name, settings)  # deleted in this very moment
 
     async def get(self, name: str) -> Run | None:
         reply = await self._store.run(GET, name)
@@ -232,6 +271,25 @@ class Runs:
     async def names(self) -> list[str]:
         return sorted(await self._store.command("SMEMBERS", self._store.key("runs")))
 
+    async def delete(self, name: str, *, force: bool = False) -> None:
+        """Deletes the run, with its log and its groups, at once. `force` cancels its open jobs
+        first, some hundreds at a time, and ends its leases.
+
+        Its dead letters and ended jobs stay, and images go when nothing else names them. Raises:
+        KeyError (no such run), RunBusy.
+        """
+        while True:
+            outcome, *figures = await self._store.run(DELETE, name, int(force), CANCELLED_AT_ONCE)
+            match outcome:
+                case "deleted":
+                    return
+                case "no run":
+                    raise KeyError(name)
+                case "busy":
+                    raise RunBusy(name, *figures)
+                case _:  # there are more to cancel
+                    pass
+
     async def pairs(self, name: str, after: str | None, limit: int) -> PairsPage:
         """Pairs after the cursor, or the oldest that are kept.
 
@@ -301,6 +359,10 @@ def settings_fields(settings: RunSettings) -> str:
     for name, value in settings.model_dump(mode="json").items():
         flat += [name, "" if value is None else str(value)]
     return json.dumps(flat)
+
+
+DEFAULTS = settings_fields(RunSettings())
+"""Of a run that nobody has made before its first job."""
 
 
 def _digits(text: str) -> bool:

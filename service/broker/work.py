@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from service.broker.runs import APPEND_PAIR, settings_fields
+from service.broker.runs import APPEND_PAIR, DEFAULTS
 from service.broker.store import MAX_BLOCK_S, Script, milliseconds, moment, new_epoch, new_nonce
 from service.broker.upkeep import PROMOTE, Upkeep
 from service.schemas import (
@@ -29,7 +29,6 @@ from service.schemas import (
     JobKind,
     Pair,
     Result,
-    RunSettings,
     SampleRequest,
 )
 
@@ -277,7 +276,7 @@ class Work(Upkeep):
             oldest_version(pair) if pair else "",
             new_nonce(),
             new_epoch(),
-            settings_fields(RunSettings()),
+            DEFAULTS,
         )
         return bool(done)
 

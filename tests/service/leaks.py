@@ -17,6 +17,7 @@ async def find_leaks(broker: Broker) -> list[str]:
     redis, store = broker.store.redis, broker.store
     leaks: list[str] = []
     jobs: set[str] = set()
+    runs = await broker.runs.names()
     async for key in redis.scan_iter(match=store.key("*")):
         name = key.removeprefix(store.key(""))
         if not KNOWN.fullmatch(name):
@@ -25,6 +26,9 @@ async def find_leaks(broker: Broker) -> list[str]:
             leaks.append(f"{name} never expires")
         if name.startswith("job:") and not name.endswith(":events"):
             jobs.add(name.removeprefix("job:"))
+
+        if name.startswith("run:") and name.split(":")[1] not in runs:
+            leaks.append(f"{name} is of no run")
 
     open_jobs = set(await redis.zrange(store.key("open"), 0, -1))
     dead = set(await redis.zrange(store.key("dead"), 0, -1))

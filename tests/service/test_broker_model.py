@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.broker import Broker, Claim, LeaseLost, WindowFull
+from service.broker import Broker, Claim, LeaseLost, LogChanged, RunBusy, WindowFull
 from service.schemas import JobError, JobStatus, LeaseRequest, Priority, RunSettings
 from service.settings import Settings
 from tests.servers import Server
@@ -90,8 +90,7 @@ class BrokerMachine(RuleBasedStateMachine):
             )
         )
         for run in RUNS:
-            bound = RunSettings(window=WINDOW, max_staleness=1, keep=1_000_000)
-            self.wait(self.broker.runs.put(run, bound))
+            self.make_run(run)
         self.model: dict[str, ModelJob] = {}
         self.lanes: list[str] = []
         """Queued jobs in the order in which they are to be claimed."""
@@ -101,6 +100,10 @@ class BrokerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "broker"):
             self.wait(self.broker.close())
+
+    def make_run(self, run: str) -> None:
+        bound = RunSettings(window=WINDOW, max_staleness=1, keep=1_000_000)
+        self.wait(self.broker.runs.put(run, bound))
 
     # --- jobs ---
 
@@ -296,21 +299,40 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(lease=leases)
     def ack(self, lease: tuple[str, str, str]) -> None:
         run, group, token = lease
-        state = self.runs[run].groups[group]
-        if token in state.leases:
+        state = self.runs[run].groups.get(group)
+        if state and token in state.leases:
             self.wait(self.broker.batches.ack(run, token))
             state.acknowledged |= set(state.leases.pop(token))
 
     @rule(lease=consumes(leases))
     def nack(self, lease: tuple[str, str, str]) -> None:
         run, group, token = lease
-        state = self.runs[run].groups[group]
-        if token in state.leases:
+        state = self.runs[run].groups.get(group)
+        if state and token in state.leases:
             self.wait(self.broker.batches.nack(run, token))
             state.again += state.leases.pop(token)
         else:
-            with pytest.raises(LeaseLost):
+            with pytest.raises((LeaseLost, LogChanged)):
                 self.wait(self.broker.batches.nack(run, token))
+
+    # --- runs ---
+
+    @rule(run=st.sampled_from(RUNS), force=st.booleans())
+    def delete(self, run: str, force: bool) -> None:
+        """And makes it anew."""
+        leased = any(group.leases for group in self.runs[run].groups.values())
+        if not force and (leased or self.open_jobs(run)):
+            with pytest.raises(RunBusy):
+                self.wait(self.broker.runs.delete(run))
+            return
+        self.wait(self.broker.runs.delete(run, force=force))
+        for job in self.model.values():
+            if job.run == run and not job.status.ended:
+                job.status = JobStatus.cancelled
+                if job.id in self.lanes:
+                    self.lanes.remove(job.id)
+        self.runs[run] = ModelRun()
+        self.make_run(run)
 
     # --- what must always hold ---
 

@@ -167,6 +167,17 @@ async def test_jobs_and_runs_are_administered(client: AsyncClient, worker: Broke
         await client.retry(second.id)
 
 
+async def test_a_run_is_deleted(client: AsyncClient, worker: Broker) -> None:
+    job = await client.bdhs(BDHS)
+    with pytest.raises(ProblemError, match="409 run_busy"):
+        await client.delete_run("r")
+    await client.delete_run("r", force=True)
+    assert (await client.job(job.id)).status == "cancelled"
+    assert await client.runs() == []
+    with pytest.raises(ProblemError, match="404 run_not_found"):
+        await client.delete_run("r")
+
+
 async def test_versions_are_announced(client: AsyncClient) -> None:
     assert (await client.weights()).newest is None
     assert (await client.announce(weight_version(2))).newest == weight_version(2)
@@ -198,6 +209,8 @@ async def test_the_client_that_does_not_await(
             assert list(client.batches("r", size=1, idle_s=0)) == []
             assert client.run("r").groups[0].acknowledged == 1
             assert (len(client.runs()), client.jobs().jobs, client.purge()) == (1, [], 0)
+            client.delete_run("r")
+            assert client.runs() == []
             return pair.pair_id
 
     using = asyncio.create_task(asyncio.to_thread(use))

@@ -1,9 +1,11 @@
 """Runs and their logs."""
 
+import asyncio
+
 import pytest
 
-from service.broker import BadCursor, Broker, LogChanged
-from service.schemas import RunSettings
+from service.broker import BadCursor, Broker, LogChanged, RunBusy, runs
+from service.schemas import JobError, LeaseRequest, RunSettings
 from tests.service.samples import bdhs_result, claim_one, enqueue_bdhs
 
 pytestmark = pytest.mark.asyncio
@@ -59,6 +61,77 @@ async def test_an_empty_log_has_a_cursor_too(broker: Broker) -> None:
     pair_id = await _append(broker)
     [pair] = (await broker.runs.pairs("r", page.cursor, 1)).pairs
     assert pair.pair_id == pair_id
+
+
+async def test_a_run_is_deleted_whole(broker: Broker) -> None:
+    await _append(broker)
+    batch = await broker.batches.lease("r", LeaseRequest(size=1))
+    assert batch is not None
+    with pytest.raises(RunBusy, match="0 open jobs, and 1 batches"):
+        await broker.runs.delete("r")
+    await broker.batches.ack("r", batch.lease)
+    await enqueue_bdhs(broker, run="r")
+    with pytest.raises(RunBusy, match="1 open jobs, and 0 batches"):
+        await broker.runs.delete("r")
+    await broker.jobs.fail(await claim_one(broker), JobError(code="no", message="No."))
+
+    await broker.runs.delete("r")
+    assert await broker.runs.names() == []
+    assert await broker.runs.get("r") is None
+    with pytest.raises(KeyError):
+        await broker.runs.delete("r")
+    with pytest.raises(LogChanged, match="no such run"):
+        await broker.batches.ack("r", batch.lease)
+    await _append(broker)
+    again = await broker.runs.get("r")
+    assert again is not None
+    assert (again.pairs, again.groups) == (1, [])
+
+
+async def test_a_forced_deletion_cancels_and_ends_all(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "CANCELLED_AT_ONCE", 2)
+    await _append(broker)
+    assert await broker.batches.lease("r", LeaseRequest(size=1))
+    jobs = [await enqueue_bdhs(broker, run="r") for _ in range(5)]
+    claim = await claim_one(broker)
+    async with broker.jobs.losses() as lost:
+        lost.clear()
+        await broker.runs.delete("r", force=True)
+        await asyncio.wait_for(lost.wait(), 10)
+    for job in jobs:
+        ended = await broker.jobs.get(job.id)
+        assert ended is not None
+        assert ended.status == "cancelled"
+    assert not await broker.jobs.finish(claim, bdhs_result(claim))
+    assert await broker.runs.names() == []
+
+
+async def test_a_dead_letter_of_a_deleted_run_can_be_retried(broker: Broker) -> None:
+    job = await enqueue_bdhs(broker, run="r")
+    error = JobError(code="no", message="No.")
+    await broker.jobs.retry(await claim_one(broker), error, give_up=True)
+    await broker.runs.delete("r")
+    await broker.jobs.revive(job.id)
+    claim = await claim_one(broker)
+    assert await broker.jobs.finish(claim, bdhs_result(claim))
+    assert [pair.pair_id for pair in (await broker.runs.pairs("r", None, 9)).pairs] == [job.id]
+
+
+async def test_images_of_a_deleted_run_are_swept(broker: Broker) -> None:
+    await _append(broker)
+    store = broker.store
+    [ref] = (await broker.runs.pairs("r", None, 1)).pairs[0].images
+
+    async def sweep() -> int:
+        await store.redis.delete(store.key("images_swept"))
+        await store.redis.zadd(store.key("images"), {ref: 1})  # not named for long
+        return await broker.images.sweep()
+
+    assert await sweep() == 0
+    await broker.runs.delete("r")
+    assert await sweep() == 1
 
 
 @pytest.mark.parametrize("cursor", ["x", "ab.1", "ab.1-", "ab.-1", "ab.1-²", "ab.1-1;DEL", "." * 9])

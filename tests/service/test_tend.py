@@ -52,6 +52,13 @@ async def test_runs_state_their_figures(broker: Broker, server: Server) -> None:
     assert stated.exit_code == 0, stated.output
     assert " r " in stated.output
 
+    await enqueue_bdhs(broker, run="r")
+    refused = prefstream(server, "runs", "delete", "r")
+    assert refused.exit_code == 2
+    assert "1 open jobs" in refused.output
+    assert "deleted" in prefstream(server, "runs", "delete", "r", "--force").output
+    assert "No runs." in prefstream(server, "runs").output
+
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
