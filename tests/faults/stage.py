@@ -64,6 +64,10 @@ class Stage:
     def any(self, kind: str) -> str:
         return random.choice(self.roles(kind))
 
+    def role(self, pid: int) -> str | None:
+        """Whose process this is, if it lives."""
+        return next((r for r, a in self._actors.items() if a.pid == pid and a.poll() is None), None)
+
     def frozen(self) -> list[str]:
         """Roles whose process has stopped itself."""
         return [

@@ -61,7 +61,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         },
     )
     try:
-        stage.cast("api", "tests.faults.api", str(stage.port))
+        stage.cast("api", "service", "serve", "--port", str(stage.port))
         for number in range(WORKERS):
             stage.cast(f"worker{number}", "tests.faults.victim", f"worker{number}-{{}}")
         for number, address in enumerate((stage.url, server.url)):

@@ -19,7 +19,7 @@ async def test_long_answers_end_when_the_service_stops(
 ) -> None:
     port = free_port()
     environment = os.environ | {"PREFSTREAM_REDIS_URL": server.url}
-    command = [sys.executable, "-m", "tests.faults.api", str(port)]
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
     with subprocess.Popen(command, env=environment) as process:  # noqa: ASYNC220
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
 

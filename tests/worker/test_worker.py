@@ -181,6 +181,20 @@ async def test_what_only_the_model_can_refuse_fails_the_job_and_the_worker_goes_
         assert (await ended(broker, await submit(broker, bdhs()))).status is JobStatus.succeeded
 
 
+async def test_a_job_whose_image_is_gone_fails_and_says_so(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker:
+        job_id = await submit(broker, bdhs())
+        [image] = await broker.store.redis.keys("*:image:*")
+        await broker.store.redis.delete(image)
+        async with working(settings, engine, embedder):
+            job = await ended(broker, job_id)
+    assert job.status is JobStatus.failed
+    assert job.error is not None
+    assert job.error.code == "image_gone"
+
+
 async def test_a_worker_that_stops_hands_running_jobs_back(
     settings: Settings, engine: Engine, embedder: Embedder
 ) -> None:
