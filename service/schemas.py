@@ -129,6 +129,8 @@ class Prompted(Model):
     @property
     def texts(self) -> list[str]:
         """All that a model might have to read."""
+        if self.prompt is not None:
+            return [self.prompt]
         return [p.text for m in self.conversation for p in m.parts if isinstance(p, TextPart)]
 
 

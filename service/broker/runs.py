@@ -256,7 +256,7 @@ class Runs:
             _sha256(f"pair\n{name}\n{pair_id}"),
             _sha256(request.model_dump_json()),
             new_epoch(),
-            settings_fields(RunSettings()),
+            DEFAULTS,
         )
         match outcome:
             case "window":
