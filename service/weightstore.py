@@ -8,18 +8,29 @@ that a worker loads what the trainer wrote or nothing.
 import hashlib
 import shutil
 import uuid
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import fsspec  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from service.schemas import RunName, WeightFile, WeightManifest, WeightsKind, WeightVersion
 
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
 MANIFEST = "manifest.json"
 
-CHUNK = 2**20
+CHUNK = 2**22
+"""Bytes that are read, hashed and written at once."""
+
+AT_ONCE = 4
+"""Files that are copied side by side: one alone keeps a core busy with its sum."""
 
 
 class BadWeights(ValueError):
@@ -32,6 +43,7 @@ class WeightStore:
     def __init__(self, root: str):
         self._fs, self._root = _filesystem(root)
         self._uri = str(self._fs.unstrip_protocol(self._root))
+        self._local = isinstance(self._fs, LocalFileSystem)
 
     def publish(
         self,
@@ -39,20 +51,28 @@ class WeightStore:
         version: int,
         kind: WeightsKind,
         *,
+        only: Collection[str] | None = None,
+        move: bool = False,
         step: int | None = None,
         run: RunName | None = None,
     ) -> WeightVersion:
-        """Copies a folder's files into the store as a version; then it can be announced.
+        """Puts a folder's files into the store as a version; then it can be announced.
 
         Publishing a version again replaces it: what was not announced was never seen.
+
+        Args:
+            only: names of the files; by default all of them.
+            move: they are not needed where they are. A store on the same disk takes them as they
+                are, without copying.
         """
+        paths = [p for p in folder.iterdir() if p.is_file() and (not only or p.name in only)]
+        if not paths:
+            raise ValueError(f"{folder} holds nothing to publish")
         aside = f"{self._root}/.{version}.{uuid.uuid4().hex}"
         self._fs.makedirs(aside)
         try:
-            files: dict[str, WeightFile] = {}
-            for path in sorted(p for p in folder.iterdir() if p.is_file()):
-                with path.open("rb") as source, self._fs.open(f"{aside}/{path.name}", "wb") as sink:
-                    files[path.name] = _copy(source, sink)
+            put = partial(self._put, aside=aside, move=move)
+            files = dict(_side_by_side(put, sorted(paths)))
             manifest = WeightManifest(
                 version=version,
                 kind=kind,
@@ -79,15 +99,26 @@ class WeightStore:
             manifest_sha256=hashlib.sha256(body).hexdigest(),
         )
 
-    def keep_newest(self, count: int) -> list[int]:
-        """Removes all but the newest versions, and what interrupted publications left aside.
+    def _put(self, path: Path, aside: str, move: bool) -> tuple[str, WeightFile]:
+        target = f"{aside}/{path.name}"
+        if move and self._local:
+            described = _describe(path)
+            shutil.move(path, target)
+        else:
+            with path.open("rb") as source, self._fs.open(target, "wb") as sink:
+                described = _copy(source, sink)
+        return path.name, described
+
+    def keep_newest(self, count: int, besides: Collection[int] = ()) -> list[int]:
+        """Removes all but the newest versions and those `besides`, and what interrupted
+        publications left aside.
 
         Returns the versions removed. Workers serve from copies of their own.
         """
         paths = cast(list[str], self._fs.ls(self._root, detail=False))
         names = [path.rstrip("/").rsplit("/", 1)[-1] for path in paths]
         versions = sorted(int(name) for name in names if name.isdigit())
-        old = versions[: max(0, len(versions) - count)]
+        old = [v for v in versions[: max(0, len(versions) - count)] if v not in besides]
         for name in [*map(str, old), *(n for n in names if n.startswith("."))]:
             self._fs.rm(f"{self._root}/{name}", recursive=True)
         return old
@@ -103,23 +134,29 @@ def fetch(version: WeightVersion, into: Path) -> WeightManifest:
     aside.mkdir(parents=True)
     try:
         manifest = _manifest(fs, root, version)
-        for name, expected in manifest.files.items():
-            if Path(name).name != name or name.startswith("."):
-                raise BadWeights(f"{name!r} is no plain file name")
-            try:
-                with fs.open(f"{root}/{name}", "rb") as source, (aside / name).open("wb") as sink:
-                    copied = _copy(source, sink)
-            except FileNotFoundError:
-                raise BadWeights(f"{name} is missing at {version.location}") from None
-            if copied != expected:
-                raise BadWeights(
-                    f"{name} differs from its manifest: {copied.bytes} bytes with SHA-256 "
-                    f"{copied.sha256[:12]}…, not {expected.bytes} with {expected.sha256[:12]}…"
-                )
+        get = partial(_get, fs, root, aside)
+        for _ in _side_by_side(get, manifest.files.items()):
+            pass
         aside.rename(into)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return manifest
+
+
+def _get(fs: Any, root: str, aside: Path, file: tuple[str, WeightFile]) -> None:
+    name, expected = file
+    if Path(name).name != name or name.startswith("."):
+        raise BadWeights(f"{name!r} is no plain file name")
+    try:
+        with fs.open(f"{root}/{name}", "rb") as source, (aside / name).open("wb") as sink:
+            copied = _copy(source, sink)
+    except FileNotFoundError:
+        raise BadWeights(f"{name} is missing in {root}") from None
+    if copied != expected:
+        raise BadWeights(
+            f"{name} differs from its manifest: {copied.bytes} bytes with SHA-256 "
+            f"{copied.sha256[:12]}…, not {expected.bytes} with {expected.sha256[:12]}…"
+        )
 
 
 def _manifest(fs: Any, root: str, version: WeightVersion) -> WeightManifest:
@@ -146,10 +183,26 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     return fs, root.rstrip("/")
 
 
+def _side_by_side(do: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(do, items))
+
+
 def _copy(source: IO[bytes], sink: IO[bytes]) -> WeightFile:
+    """Each chunk is written while its sum is made: both let other threads run."""
     digest, size = hashlib.sha256(), 0
-    while chunk := source.read(CHUNK):
-        digest.update(chunk)
-        size += len(chunk)
-        sink.write(chunk)
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(lambda: 0)
+        while chunk := source.read(CHUNK):
+            written.result()
+            written = writer.submit(sink.write, chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        written.result()
     return WeightFile(bytes=size, sha256=digest.hexdigest())
+
+
+def _describe(path: Path) -> WeightFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return WeightFile(bytes=path.stat().st_size, sha256=digest.hexdigest())

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import structlog
 from pydantic import BaseModel, ConfigDict
@@ -30,6 +30,8 @@ class Record(BaseModel):
     """Optimizer steps in it."""
     run: str
     group: str
+    train: Literal["lora", "full"] = "lora"
+    """What it holds: an adapter, or all weights."""
     pairs: int
     """Pairs in it, from the start of the line."""
     unacknowledged: list[str]

@@ -38,12 +38,15 @@ def train(
         str | None, typer.Option(help="The data set of pairs for offline and mixed.")
     ] = None,
     loss: Annotated[str | None, typer.Option(help="dpo, ipo, slic or sft.")] = None,
+    train: Annotated[
+        str | None, typer.Option(help="`lora`: an adapter, or `full`: the weights themselves.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps in all.", min=1)] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file with any of trainer/settings.py.")
     ] = None,
 ) -> None:
-    """Train on a run's pairs as they come, and publish the adapter. Ctrl-C saves and leaves.
+    """Train on a run's pairs as they come, and publish what is learnt. Ctrl-C saves and leaves.
 
     More settings: PREFSTREAM_TRAINER_<NAME> or --config, see docs/training.md.
     """
@@ -56,6 +59,7 @@ def train(
         "method": method,
         "data": data,
         "loss": loss,
+        "train": train,
         "steps": steps,
     }
     try:

@@ -1,6 +1,5 @@
 """New versions of the policy: to the weight store, then announced to the workers."""
 
-import tempfile
 import time
 from pathlib import Path
 from typing import Literal
@@ -8,7 +7,7 @@ from typing import Literal
 import structlog
 
 from service.client import Client
-from service.schemas import Weights, WeightVersion
+from service.schemas import Weights, WeightsKind, WeightVersion
 from service.weightstore import WeightStore
 from trainer.patience import Patience
 
@@ -51,23 +50,32 @@ class Publisher:
         """Whether the service has a version while this line has published none. Raises: Stopped."""
         return self.version == 0 and self._patience.reach(self._client.weights).newest is not None
 
-    def publish(self, adapter: Path, step: int) -> WeightVersion:
-        """Publishes the adapter in a folder as the newest version. Raises: Stopped."""
+    def publish(self, folder: Path, step: int, kind: WeightsKind = "lora") -> WeightVersion:
+        """Publishes a folder's weights as the newest version. Full weights may be moved away.
+
+        Raises: Stopped.
+        """
         state = self._patience.reach(self._client.weights)
         self._tell_of_refusals(state)
         newest = state.newest.version if state.newest else 0
         # The service may have lost its newest announcements; a version's number is never reused.
         version = max(newest, self.version) + 1
-        with tempfile.TemporaryDirectory() as folder:
-            for name in ADAPTER_FILES:
-                Path(folder, name).symlink_to((adapter / name).absolute())
-            published = self._store.publish(Path(folder), version, "lora", step=step, run=self._run)
+        published = self._store.publish(
+            folder,
+            version,
+            kind,
+            only=ADAPTER_FILES if kind == "lora" else None,
+            move=kind == "full",
+            step=step,
+            run=self._run,
+        )
         self._patience.reach(lambda: self._client.announce(published))
         self.version = version
         log.info("published", version=version, step=step, location=published.location)
         if self._wait == "all":
             self.settle(version)
-        self._store.keep_newest(self._keep)
+        served = {worker.weight_version for worker in state.workers}
+        self._store.keep_newest(self._keep, besides=served)
         return published
 
     def settle(self, version: int) -> bool:

@@ -19,6 +19,9 @@ from service.schemas import GroupName, RunName
 
 Loss = Literal["dpo", "ipo", "slic", "sft"]
 
+Part = Literal["language_model", "projector", "tower"]
+"""Of a LLaVA model. The projector includes LLaVA-NeXT's embedding for the end of a row."""
+
 BETAS: dict[Loss, float] = {"dpo": 0.1, "ipo": 0.9, "slic": 0.1}
 """A middle value of those that the paper searched. `sft` has none."""
 
@@ -53,7 +56,8 @@ class TrainerSettings(BaseSettings):
     model: str = "toy"
     """The policy before training, and the reference model: a local folder, a hub name, or `toy`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen weights; adapters are float32. auto: bfloat16 on a GPU, float32 on a CPU."""
+    """Of the frozen weights and of published full weights; what is trained is float32. auto:
+    bfloat16 on a GPU, float32 on a CPU."""
     output: Path = Path("train-out")
     """Folder of the checkpoints, the TensorBoard logs and the list of the pairs of each step."""
 
@@ -80,6 +84,13 @@ class TrainerSettings(BaseSettings):
     nll_weight: float = Field(default=0.0, ge=0)
     """Weight of the chosen side's negative log-likelihood (per token), added to the loss. TRL's
     `sft` loss; 0: none, as in the paper."""
+    train: Literal["lora", "full"] = "lora"
+    """lora: an adapter of the language model, beside which workers serve on. full: the `parts`
+    themselves; all weights are published, and a frozen copy is the reference model."""
+    parts: list[Part] | None = Field(default=None, min_length=1)
+    """What learns, of full weights; by default the language model and the projector."""
+    projector_learning_rate: float | None = Field(default=None, gt=0)
+    """Of the projector, where it learns; by default as the rest. Searched: 2e-7 to 2e-5."""
     lora_rank: int = Field(default=128, ge=1)
     """Paper: 128. Workers must allow it (vLLM's `max_lora_rank`)."""
     lora_alpha: int = Field(default=256, ge=1)
@@ -158,6 +169,13 @@ class TrainerSettings(BaseSettings):
             self.gamma = 0.5
         if self.weights is None:
             self.weights = str(self.output.absolute() / "weights")
+        if self.train == "full":
+            self.parts = self.parts or ["language_model", "projector"]
+        elif self.parts or self.projector_learning_rate:
+            raise ValueError(
+                '`parts` and `projector_learning_rate` are for `train = "full"`: an adapter is of '
+                "the language model alone"
+            )
         return self
 
     @classmethod

@@ -322,8 +322,10 @@ def placeholder() -> IterableDataset:
 
 def _figures(rows: list[Row]) -> dict[str, float]:
     lags = [row.staleness for row in rows if row.staleness is not None]
-    offline = sum(row.pair.method == "offline" for row in rows) / len(rows)
-    return {"pairs/offline": offline} | ({"pairs/staleness": sum(lags) / len(lags)} if lags else {})
+    figures = {"pairs/offline": sum(row.pair.method == "offline" for row in rows) / len(rows)}
+    if lags:
+        figures |= {"pairs/staleness": sum(lags) / len(lags), "pairs/staleness_max": max(lags)}
+    return figures
 
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:

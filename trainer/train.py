@@ -17,6 +17,8 @@ import structlog
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
+from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -31,7 +33,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from service import models
 from service.client import Client
-from trainer import checkpoint, journal
+from trainer import checkpoint, full, journal
 from trainer.adapter import lora_config
 from trainer.checkpoint import Record
 from trainer.data import BadData, BadRow
@@ -55,8 +57,8 @@ PATIENCE_S = 5.0
 """How long the client repeats a call by itself. Beyond that the trainer says what it waits for."""
 
 
-ADAPTER_PREFIX = ".adapter-"
-"""Of folders in which an adapter is made ready to be published."""
+WEIGHTS_PREFIX = ".weights-"
+"""Of folders in which weights are made ready to be published."""
 
 
 class BadRun(ValueError):
@@ -107,7 +109,7 @@ def train(settings: TrainerSettings, stop: threading.Event) -> Outcome:
             rank=state.process_index,
             processes=state.num_processes,
         )
-        trainer = build_trainer(settings, stream, state.num_processes)
+        trainer = build_trainer(settings, stream, state.num_processes, resumed)
         bookkeeping = Bookkeeping(settings, trainer, stream, desk)
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(progress())
@@ -136,8 +138,11 @@ class StreamTrainer(DPOTrainer):
     TRL's loss is the mean over a pass, so the rows of a pass share their weight.
     """
 
-    def __init__(self, stream: Stream, **arguments: Any) -> None:
+    def __init__(
+        self, stream: Stream, projector_learning_rate: float | None = None, **arguments: Any
+    ) -> None:
         self.stream = stream
+        self._projector_learning_rate = projector_learning_rate
         super().__init__(train_dataset=placeholder(), **arguments)
 
     def get_train_dataloader(self) -> Any:
@@ -148,26 +153,60 @@ class StreamTrainer(DPOTrainer):
         loss = super()._compute_loss(model, inputs, return_outputs=False)
         return loss * weight
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self._projector_learning_rate is not None:
+            policy = cast(nn.Module, model or self.model)
+            full.split_learning_rate(optimizer, policy, self._projector_learning_rate)
+        return optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # transformers 5 saves full weights under other names than it loads them by here, and would
+        # go on from the model's first weights without an error. `build_trainer` has loaded them.
+        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def save_full(self, folder: Path, dtype: torch.dtype) -> None:
+        """Writes all weights as workers take them. By all processes: weights may be sharded."""
+        weights: Any = self.accelerator.get_state_dict(self.model_wrapped)
+        if self.args.should_save:
+            policy = self.accelerator.unwrap_model(self.model_wrapped)
+            full.save(policy, self.processing_class, weights, folder, dtype)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log({**logs, **self.stream.figures()} if "loss" in logs else logs, start_time)
 
 
-def build_trainer(settings: TrainerSettings, stream: Stream, processes: int = 1) -> StreamTrainer:
-    """The policy with a fresh adapter; the reference model is the same under a disabled one."""
+def build_trainer(
+    settings: TrainerSettings, stream: Stream, processes: int = 1, resumed: Path | None = None
+) -> StreamTrainer:
+    """The policy, and what it is compared with.
+
+    With an adapter, the reference is the policy under a disabled one. For full weights it is a
+    frozen copy of the policy's start; the policy itself comes from `resumed`, a checkpoint, if any.
+    """
     name = models.locate(settings.model)
     on_gpu = torch.cuda.is_available()
-    half = settings.dtype == "bfloat16" or (
-        settings.dtype == "auto" and on_gpu and torch.cuda.is_bf16_supported()
-    )
-    model = AutoModelForImageTextToText.from_pretrained(
-        name, dtype=torch.bfloat16 if half else torch.float32
-    )
-    adapter = lora_config(
-        model,
-        rank=settings.lora_rank,
-        alpha=settings.lora_alpha,
-        target_modules=settings.target_modules,
-    )
+    half = weights_dtype(settings) == torch.bfloat16
+    what: dict[str, Any]
+    if settings.train == "full":
+        policy = AutoModelForImageTextToText.from_pretrained(resumed or name, dtype=torch.float32)
+        full.choose(policy, settings.parts or ())
+        reference = AutoModelForImageTextToText.from_pretrained(name, dtype=weights_dtype(settings))
+        what = {
+            "model": policy,
+            "ref_model": reference.requires_grad_(False),
+            "projector_learning_rate": settings.projector_learning_rate,
+        }
+    else:
+        policy = AutoModelForImageTextToText.from_pretrained(name, dtype=weights_dtype(settings))
+        adapter = lora_config(
+            policy,
+            rank=settings.lora_rank,
+            alpha=settings.lora_alpha,
+            target_modules=settings.target_modules,
+        )
+        what = {"model": policy, "peft_config": adapter}
     share = settings.batch_size // processes
     per_pass = stream.device_batch_size
     nll = settings.nll_weight > 0
@@ -190,7 +229,8 @@ def build_trainer(settings: TrainerSettings, stream: Stream, processes: int = 1)
         bf16=half,
         use_cpu=not on_gpu,
         seed=settings.seed,
-        ddp_find_unused_parameters=False,  # every adapter takes part in every pass
+        # Every adapter takes part in every pass; a tower's last layers take part in none.
+        ddp_find_unused_parameters=settings.train == "full",
         ignore_data_skip=True,  # a resumed stream goes on where it was
         save_strategy="steps",
         save_steps=settings.checkpoint_every,
@@ -200,12 +240,16 @@ def build_trainer(settings: TrainerSettings, stream: Stream, processes: int = 1)
         disable_tqdm=False,
     )
     return StreamTrainer(
-        stream,
-        model=model,
-        args=arguments,
-        processing_class=AutoProcessor.from_pretrained(name),
-        peft_config=adapter,
+        stream, args=arguments, processing_class=AutoProcessor.from_pretrained(name), **what
     )
+
+
+def weights_dtype(settings: TrainerSettings) -> torch.dtype:
+    """Of weights that do not learn, and of full weights as they are published."""
+    half = settings.dtype == "bfloat16" or (
+        settings.dtype == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+    return torch.bfloat16 if half else torch.float32
 
 
 # --- what rank 0 does ---------------------------------------------------------------------------
@@ -230,7 +274,7 @@ def _desk(
         yield None
         return
     settings.output.mkdir(parents=True, exist_ok=True)
-    for left_over in settings.output.glob(f"{ADAPTER_PREFIX}*"):
+    for left_over in settings.output.glob(f"{WEIGHTS_PREFIX}*"):
         shutil.rmtree(left_over)
     ledger = Ledger(record.unacknowledged if record else ())
     key = settings.api_key.get_secret_value() if settings.api_key else None
@@ -335,12 +379,15 @@ class Bookkeeping(TrainerCallback):
 
     def _publish(self, step: int) -> None:
         with tempfile.TemporaryDirectory(
-            prefix=ADAPTER_PREFIX, dir=self._settings.output
+            prefix=WEIGHTS_PREFIX, dir=self._settings.output
         ) as folder:
-            self._trainer.save_model(folder)  # by all processes: weights may be sharded
+            if self._settings.train == "full":
+                self._trainer.save_full(Path(folder), weights_dtype(self._settings))
+            else:
+                self._trainer.save_model(folder)  # by all processes: weights may be sharded
             if self._desk:
                 try:
-                    self._desk.publisher.publish(Path(folder), step)
+                    self._desk.publisher.publish(Path(folder), step, self._settings.train)
                 except Stopped:
                     log.warning("not published: the trainer was asked to stop", step=step)
 
@@ -358,6 +405,7 @@ class Bookkeeping(TrainerCallback):
             step=state.global_step,
             run=self._settings.run,
             group=self._settings.group,
+            train=self._settings.train,
             pairs=self._desk.journal.pairs,
             unacknowledged=listed,
             leases=ledger.complete(listed),
@@ -406,6 +454,11 @@ def _check(settings: TrainerSettings, state: PartialState, record: Record | None
             f"The checkpoints in {settings.output} are of run {record.run!r}, group "
             f"{record.group!r}; these settings are of run {settings.run!r}, group "
             f"{settings.group!r}. Give each its own `output`."
+        )
+    if record and record.train != settings.train:
+        raise BadRun(
+            f"The checkpoints in {settings.output} are of `train = {record.train!r}`; these "
+            f"settings say {settings.train!r}. Give each its own `output`."
         )
 
 

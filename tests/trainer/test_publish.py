@@ -66,6 +66,38 @@ def test_versions_only_grow_and_the_store_keeps_the_last(
     assert publisher(client, tmp_path / "store", version=9).publish(adapter, 5).version == 10
 
 
+def test_full_weights_go_into_a_store_on_the_same_disk_as_they_are(
+    client: Client, adapter: Path, tmp_path: Path
+):
+    expected = {path.name: path.read_text() for path in adapter.iterdir()}
+    published = publisher(client, tmp_path / "store").publish(adapter, 1, "full")
+    assert list(adapter.iterdir()) == []
+    manifest = fetch(published, tmp_path / "copy")
+    assert manifest.kind == "full"
+    assert {name: (tmp_path / "copy" / name).read_text() for name in manifest.files} == expected
+
+
+def test_a_folder_without_weights_is_not_published(client: Client, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds nothing to publish"):
+        publisher(client, tmp_path / "store").publish(tmp_path / "empty", 1)
+    assert client.weights().newest is None
+
+
+def test_what_a_live_worker_runs_is_kept_in_the_store(
+    client: Client, server: Server, adapter: Path, tmp_path: Path
+):
+    async def live() -> None:
+        async with Broker.connect(broker_settings(server)) as broker:
+            await broker.workers.beat(worker("old", 1))
+
+    asyncio.run(live())
+    publishes = publisher(client, tmp_path / "store")
+    for step in range(1, 6):
+        publishes.publish(adapter, step)
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["1", "4", "5"]
+
+
 def test_the_barrier_waits_for_every_live_worker_to_serve_or_refuse(
     client: Client, server: Server, adapter: Path, tmp_path: Path
 ):
