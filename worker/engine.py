@@ -4,10 +4,11 @@ import asyncio
 import multiprocessing
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 import structlog
 from PIL import Image
@@ -17,12 +18,12 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from service import models, pictures, tracing
-from service.schemas import ImageView
+from service.schemas import ImageView, WeightSpan
 from worker import plugin
 from worker.bdhs.policy import View
 from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE, KEPT, NOISE
@@ -30,8 +31,13 @@ from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 DEATH_NOTICE_S = 10.0
 """Longest that vLLM may take to notice that its process was killed."""
+
+DEATH_CHECK_S = 0.2
+"""Seconds between two looks whether an engine that owes an answer is still there."""
 
 LORA_SIZES = get_args(MaxLoRARanks)
 """Ranks that vLLM sets memory aside for."""
@@ -39,6 +45,10 @@ LORA_SIZES = get_args(MaxLoRARanks)
 
 class EngineDied(RuntimeError):
     """The engine's process is gone or no longer answers; what it held may be run again."""
+
+
+class LoadFailed(RuntimeError):
+    """Full weights did not go in whole. The engine counts as dead: it may hold half of them."""
 
 
 class PromptTooLong(ValueError):
@@ -70,10 +80,24 @@ class Picture:
         return cls(ref, pictures.decode(data))
 
 
+def written_by(written: CompletionOutput, lora: LoRARequest | None) -> list[WeightSpan]:
+    """Which weight version wrote which of a finished request's tokens.
+
+    A request keeps its adapter from start to end. Full weights change under it: vLLM names, for
+    every token, the version it was told of by `Engine.load_weights`.
+    """
+    if lora is not None:
+        version = lora.lora_int_id
+        return [WeightSpan(start=0, end=len(written.token_ids), version=version)]
+    spans = written.weight_versions or ()
+    return [WeightSpan(start=s.start, end=s.end, version=int(s.version)) for s in spans]
+
+
 class Engine:
     """A vLLM engine for a LLaVA model, and what must be known of that model to feed it.
 
-    `restart` brings a dead one back. `generate` may be called any number of times at once.
+    `restart` brings a dead one back, with the weights that it had. `generate` may be called any
+    number of times at once.
     """
 
     def __init__(self, settings: WorkerSettings):
@@ -83,6 +107,11 @@ class Engine:
         self.model = models.locate(settings.model)
         """The policy's folder or hub name."""
         self._llm: AsyncLLM | None = None
+        self._weights: tuple[Path, int] | None = None
+        """Folder and version of the full weights in place of the model's own."""
+        self.loading = False
+        """Whether full weights are being loaded."""
+        self._half_loaded = False
         self._in_flight = 0
         self._last_output = time.monotonic()
 
@@ -97,14 +126,24 @@ class Engine:
         started = time.monotonic()
         log.info("engine starting", model=self._settings.model)
         # Loading blocks for as long as the weights take; leases are renewed meanwhile.
-        self._llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
-        config = self._llm.model_config
+        llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
+        try:
+            if self._weights is not None:
+                await self._answer(llm, self._replace_weights(llm, *self._weights))
+            else:
+                await llm.update_weight_version("0")
+        except BaseException:
+            llm.shutdown()
+            raise
+        config = llm.model_config
         self._family = plugin.family(config.architectures[0])
-        self._info = self._llm.renderer.get_mm_processor().info
-        self.tokenizer: Any = self._llm.get_tokenizer()
+        self._info = llm.renderer.get_mm_processor().info
+        self.tokenizer: Any = llm.get_tokenizer()
         self.image_token_id: int = config.hf_config.image_token_index
         self.max_model_len: int = config.max_model_len
-        self.text_config: Any = config.hf_config.text_config
+        self.config: Any = config.hf_config
+        self._half_loaded = False
+        self._llm = llm
         self._last_output = time.monotonic()
         log.info("engine ready", seconds=round(time.monotonic() - started, 1))
 
@@ -162,15 +201,18 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether the engine is up and, if it has work, has put something out of late."""
-        if self._llm is None or self._llm.errored:
+        if self._llm is None or self._llm.errored or self._half_loaded:
             return False
+        if self.loading:  # nothing comes out meanwhile; it has a time limit of its own
+            return True
         idle = time.monotonic() - self._last_output
         return self._in_flight == 0 or idle < self._settings.engine_stall_s
 
     async def add_lora(self, lora: LoRARequest) -> None:
         """Loads an adapter. Raises: EngineDied; or whatever vLLM has against it, and lives."""
         try:
-            await self._running().add_lora(lora)
+            llm = self._running()
+            await self._answer(llm, llm.add_lora(lora))
         except EngineDeadError as error:
             raise EngineDied("the engine died while it loaded an adapter") from error
 
@@ -178,6 +220,90 @@ class Engine:
         """Frees an adapter's slot. An engine that has died holds none."""
         with suppress(EngineDied, EngineDeadError):
             await self._running().remove_lora(version)
+
+    async def load_weights(self, folder: Path, version: int) -> None:
+        """Puts full weights in place of all that there are, while requests run.
+
+        Requests under way are held, not ended. They go on with the new weights, from a prefill of
+        what they have so far; `written_by` says where. vLLM drops its adapters.
+
+        Args:
+            folder: a checkpoint that `worker.full.check_full` has passed. It must stay: an engine
+                that is started again loads it again.
+            version: what requests name as the writer from now on.
+
+        Raises:
+            LoadFailed: with the reason. `restart` brings the previous weights back.
+            EngineDied: the same, and it is not known that these weights were the reason.
+        """
+        llm = self._running()
+        limit = self._settings.load_timeout_s
+        self.loading = True
+        try:
+            async with asyncio.timeout(limit):
+                await self._answer(llm, self._load_weights(llm, folder, version))
+        except BaseException as error:
+            # A second load on top of a half one mixes the two (vLLM goes on where it broke off),
+            # so nothing is mended in place.
+            self._half_loaded |= self._llm is llm
+            if isinstance(error, EngineDeadError):
+                raise EngineDied("the engine died while it loaded weights") from error
+            if isinstance(error, TimeoutError):
+                raise LoadFailed(f"it took longer than {limit:g} s (load_timeout_s)") from error
+            if isinstance(error, Exception):
+                raise LoadFailed(f"{type(error).__name__}: {error}") from error
+            raise
+        finally:
+            self.loading = False
+            self._last_output = time.monotonic()
+        self._weights = (folder, version)
+
+    async def _load_weights(self, llm: AsyncLLM, folder: Path, version: int) -> None:
+        await llm.pause_generation(mode="keep", clear_cache=False)
+        await self._replace_weights(llm, folder, version)
+        await llm.resume_generation()
+
+    @staticmethod
+    async def _replace_weights(llm: AsyncLLM, folder: Path, version: int) -> None:
+        """Everything that a change of weights is, in an engine in which nothing runs.
+
+        The one place to bring weights in by another way: with vLLM's own transfer over NCCL, the
+        trainer sends tensors and `reload_weights` becomes `start_weight_update`, `update_weights`
+        for each chunk, `finish_weight_update` (after one `init_weight_transfer_engine`). What must
+        hold is the same: all of it arrives or `load_weights` fails, caches go, the version is told.
+        """
+        await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        # What was computed with the old weights goes: key-value blocks, also those of requests that
+        # are held, and image embeddings. vLLM knows nothing of caches of ours: a model of the
+        # plugin that keeps something clears it in its `load_weights`. The caches of processed
+        # pictures hold pixels and stay: clearing their two ends while requests come loses some.
+        if not await llm.reset_prefix_cache(reset_running_requests=True, reset_connector=True):
+            raise RuntimeError("vLLM did not reset its prefix cache")
+        await llm.reset_encoder_cache()
+        await llm.update_weight_version(str(version))
+
+    async def end(self, output: RequestOutput) -> None:
+        """Ends a running request now. Its generator yields one more output, which is its last."""
+        await self._running().abort(output.request_id)
+
+    def checkpoint_names(self, names: Sequence[str]) -> list[str]:
+        """The names of a checkpoint's tensors as the engine has them, whoever wrote it."""
+        return self._family.MaskedModel.hf_to_vllm_mapper.apply_list(list(names))
+
+    @staticmethod
+    async def _answer(llm: AsyncLLM, call: Coroutine[Any, Any, T]) -> T:
+        """What the engine answers. vLLM leaves a call waiting for ever when its process dies.
+
+        Raises: EngineDeadError; and what the call raises.
+        """
+        answer = asyncio.create_task(call)
+        try:
+            while not (await asyncio.wait({answer}, timeout=DEATH_CHECK_S))[0]:
+                if llm.errored:
+                    raise EngineDeadError
+            return answer.result()
+        finally:
+            answer.cancel()
 
     def _running(self) -> AsyncLLM:
         if self._llm is None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import structlog
+from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 
@@ -22,12 +23,11 @@ from service.schemas import (
     SampleRequest,
     SampleResult,
     TokenLogprob,
-    WeightSpan,
     assistant_turn,
 )
 from worker.bdhs.loop import make_rejected
 from worker.embedder import Embedder
-from worker.engine import Engine, Picture, PromptTooLong, RequestRefused
+from worker.engine import Engine, Picture, PromptTooLong, RequestRefused, written_by
 from worker.policy import EnginePolicy, sampling
 from worker.prompts import BadConversation, Prompt
 from worker.versions import Versions
@@ -59,11 +59,11 @@ class Handlers:
         """
         try:
             pictures = await asyncio.gather(*map(self._picture, claim.request.images))
-            with self._versions.use() as version:
-                structlog.contextvars.bind_contextvars(version=version)
+            with self._versions.use() as lora:
+                structlog.contextvars.bind_contextvars(version=self._versions.current)
                 if isinstance(claim.request, BdhsRequest):
-                    return await self._bdhs(claim, claim.request, pictures[0], version)
-                return await self._sample(claim.request, pictures, version), None
+                    return await self._bdhs(claim, claim.request, pictures[0], lora)
+                return await self._sample(claim.request, pictures, lora), None
         except ImageGone as error:
             raise _failed("image_gone", error) from error
         except PromptTooLong as error:
@@ -80,7 +80,7 @@ class Handlers:
         return await asyncio.to_thread(Picture.decode, ref, data)
 
     async def _sample(
-        self, request: SampleRequest, pictures: list[Picture], version: int
+        self, request: SampleRequest, pictures: list[Picture], lora: LoRARequest | None
     ) -> SampleResult:
         seed = _seed(request.seed)
         prompt = Prompt(self._engine.tokenizer, request.conversation, self._engine.image_token_id)
@@ -92,21 +92,18 @@ class Handlers:
             logprobs=request.logprobs,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        outputs = self._engine.generate(
-            prompt.token_ids, params, pictures, lora=self._versions.lora(version)
-        )
+        outputs = self._engine.generate(prompt.token_ids, params, pictures, lora=lora)
         written: list[CompletionOutput] = []
         async with aclosing(outputs):
             async for output in outputs:
                 written = output.outputs
-        return SampleResult(responses=[_response(w, version) for w in written], seed=seed)
+        return SampleResult(responses=[_response(w, lora) for w in written], seed=seed)
 
     async def _bdhs(
-        self, claim: Claim, request: BdhsRequest, picture: Picture, version: int
+        self, claim: Claim, request: BdhsRequest, picture: Picture, lora: LoRARequest | None
     ) -> tuple[BdhsResult, Pair]:
         seed = _seed(request.seed)
-        lora = self._versions.lora(version)
-        policy = EnginePolicy(self._engine, request, picture, version=version, lora=lora)
+        policy = EnginePolicy(self._engine, request, picture, lora=lora)
         rejected = await make_rejected(request, seed, policy, self._embedder.similarity)
         pair = Pair(
             prompt=request.conversation,
@@ -155,7 +152,7 @@ def _told(trace: BdhsTrace, how_much: str) -> BdhsTrace | None:
     return trace
 
 
-def _response(written: CompletionOutput, version: int) -> Response:
+def _response(written: CompletionOutput, lora: LoRARequest | None) -> Response:
     ids = list(written.token_ids)
     logprobs = None
     if written.logprobs is not None:
@@ -175,5 +172,5 @@ def _response(written: CompletionOutput, version: int) -> Response:
         finish_reason=str(written.finish_reason),
         token_ids=ids,
         logprobs=logprobs,
-        weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
+        weight_versions=written_by(written, lora),
     )

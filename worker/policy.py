@@ -12,7 +12,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from service.schemas import ImageView, JobRequest, WeightSpan
 from worker.bdhs.policy import Completion, SentenceEnd, View
-from worker.engine import Engine, Picture
+from worker.engine import Engine, Picture, written_by
 from worker.prompts import Prompt
 
 
@@ -30,7 +30,10 @@ def sampling(request: JobRequest, *, seed: int, **more: Any) -> SamplingParams:
 
 
 class EnginePolicy:
-    """Implements `worker.bdhs.policy.Policy`, on one weight version from start to end."""
+    """Implements `worker.bdhs.policy.Policy`, with one adapter from start to end.
+
+    Full weights may change under it; each completion says which version wrote it.
+    """
 
     def __init__(
         self,
@@ -38,11 +41,9 @@ class EnginePolicy:
         request: JobRequest,
         picture: Picture,
         *,
-        version: int = 0,
         lora: LoRARequest | None = None,
     ):
         self._engine = engine
-        self._version = version
         self._lora = lora
         self._request = request
         self._picture = picture
@@ -65,18 +66,22 @@ class EnginePolicy:
         outputs = self._generate(
             self._prompt.upto(answer, cut), view, self._params(seed, sentence_end)
         )
+        end: int | None = None
         async with aclosing(outputs):
             async for output in outputs:
                 written = output.outputs[0]
-                end = sentence_end(written.text) if sentence_end else None
-                if end is not None or output.finished:
-                    ids = list(written.token_ids)
+                if end is None and sentence_end:
+                    end = sentence_end(written.text)
+                    if end is not None and not output.finished:
+                        await self._engine.end(output)  # only a last output has its versions
+                        continue
+                if output.finished:
                     return Completion(
                         text=written.text[:end],
                         finish_reason="sentence" if end is not None else str(written.finish_reason),
                         prompt_token_ids=list(output.prompt_token_ids or ()),
-                        token_ids=ids,
-                        weight_versions=[WeightSpan(start=0, end=len(ids), version=self._version)],
+                        token_ids=list(written.token_ids),
+                        weight_versions=written_by(written, self._lora),
                     )
         raise AssertionError("vLLM ended a request without a last output")
 
@@ -97,12 +102,14 @@ class EnginePolicy:
                 before += len(output.prompt_token_ids or ()) - len(token_ids)
                 places = (output.prompt_logprobs or [])[before:]
                 ids = [_likeliest(place) for place in places if place is not None]
+                # One prefill: the version that wrote the token after it predicted all before.
+                version = written_by(output.outputs[0], self._lora)[0].version
                 return Completion(
                     text=self._engine.tokenizer.decode(ids, skip_special_tokens=True),
                     finish_reason="length",
                     prompt_token_ids=list(output.prompt_token_ids or ()),
                     token_ids=ids,
-                    weight_versions=[WeightSpan(start=0, end=len(ids), version=self._version)],
+                    weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
                 )
         raise AssertionError("vLLM ended a request without a last output")
 

@@ -1,5 +1,6 @@
 """transformers as the oracle of what the engine writes: greedy, float32."""
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,25 @@ class Oracle:
             inputs["pixel_values"] = (image * pixels[0] + noise * epsilon)[None]
         return inputs
 
-    def generate(self, text: str, picture: Picture, view: View) -> Written:
+    def generate(
+        self,
+        text: str,
+        picture: Picture,
+        view: View,
+        after: Sequence[int] = (),
+        new_tokens: int = NEW_TOKENS,
+    ) -> Written:
+        """What it writes, greedily, once it has written `after`."""
         inputs = self.inputs(text, picture, view)
+        if after:
+            ids = torch.tensor([list(after)])
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
+            mask = inputs["attention_mask"]
+            inputs["attention_mask"] = torch.cat([mask, torch.ones_like(ids)], 1)
         with torch.inference_mode():
             out = self.model.generate(
                 **inputs,
-                max_new_tokens=NEW_TOKENS,
+                max_new_tokens=new_tokens,
                 do_sample=False,
                 output_logits=True,
                 return_dict_in_generate=True,

@@ -101,14 +101,17 @@ async def test_a_job_keeps_its_version_and_nothing_waits_for_it(
 ) -> None:
     await versions.adopt(publish(engine, store, tmp_path, 11))
     alone = await write(engine, versions, 11)
-    with versions.use() as began_with:
+    with versions.use() as lora:
+        assert lora is not None
+        began_with = lora.lora_int_id
         assert began_with == 11
         running = asyncio.create_task(write(engine, versions, began_with))
         await versions.has_room()
         await versions.adopt(publish(engine, store, tmp_path, 12))
         with versions.use() as newer:
-            assert newer == 12
-            new = await write(engine, versions, newer)
+            assert newer is not None
+            assert newer.lora_int_id == 12
+            new = await write(engine, versions, 12)
         assert (await running).token_ids == alone.token_ids
         # Still there, though it is no longer current: two versions are served at once.
         assert (await write(engine, versions, began_with)).token_ids == alone.token_ids

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from service.broker import Broker
 from service.schemas import (
@@ -20,11 +22,13 @@ from service.schemas import (
     JobStatus,
     SampleRequest,
     SampleResult,
+    WeightSpan,
 )
 from service.settings import Settings
 from service.weightstore import WeightStore
 from tests.servers import Server
 from tests.worker.adapters import make_adapter
+from tests.worker.whole import make_full
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.main import Worker
@@ -154,6 +158,8 @@ async def test_sampling_with_and_without_an_image(
         assert response.logprobs is not None
         assert [step[0].token_id for step in response.logprobs] == response.token_ids
         assert all(len(step) in (2, 3) for step in response.logprobs)
+        length = len(response.token_ids)
+        assert response.weight_versions == [WeightSpan(start=0, end=length, version=0)]
     assert len(second.result.responses) == 1
 
 
@@ -237,3 +243,64 @@ async def test_a_worker_that_comes_late_begins_with_the_newest_weights(
             job = await ended(broker, job_id)
         await engine.remove_lora(5)
     assert job.result.pair.rejected_version == 5
+
+
+async def test_a_job_under_way_says_which_full_weights_wrote_what(
+    settings: Settings, engine: Engine, embedder: Embedder, tmp_path: Path
+) -> None:
+    made = make_full(engine.model, tmp_path / "made", seed=1, parts=("language_model",))
+    published = WeightStore(str(tmp_path / "store")).publish(made, 5, "full")
+    make = bdhs(max_tokens=200, rho=0.0, max_iterations=3, similarity_threshold=-1, trace="full")
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder) as worker:
+        ids = [await submit(broker, make) for _ in range(6)]
+        while worker.running < len(ids):
+            await asyncio.sleep(0.005)
+        await broker.weights.announce(published)
+        jobs = [await ended(broker, job_id) for job_id in ids]
+        assert worker.versions.current == 5
+        later = await ended(broker, await submit(broker, bdhs()))
+        state = await broker.weights.state()
+    await engine.load_weights(Path(engine.model), 0)
+    assert (state.refused, [w.weight_version for w in state.workers]) == ([], [5])
+    assert later.result.pair.rejected_version == 5
+    seen: set[int] = set()
+    for job in jobs:
+        assert job.status is JobStatus.succeeded
+        iterations = job.result.trace.iterations
+        for sentence in (s for iteration in iterations for s in iteration.sentences):
+            places = [0, *(span.end for span in sentence.weight_versions)]
+            assert [span.start for span in sentence.weight_versions] == places[:-1]
+            assert places[-1] == len(sentence.completion_token_ids)
+            seen |= {span.version for span in sentence.weight_versions}
+        last = [w for s in iterations[-1].sentences for w in s.weight_versions]
+        assert job.result.pair.rejected_version == min(span.version for span in last)
+    assert seen == {0, 5}
+
+
+async def test_full_weights_that_fail_in_the_engine_are_refused_once_and_jobs_go_on(
+    settings: Settings,
+    engine: Engine,
+    embedder: Embedder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nothing that passes the check is known to fail in the engine, so it has to look away.
+    monkeypatch.setattr("worker.versions.check_full", lambda *_: None)
+    made = make_full(engine.model, tmp_path / "made", seed=1, parts=("projector",))
+    tensors = load_file(made / "model.safetensors")
+    tensors["language_model.model.norm.weight"] = torch.ones(3)
+    save_file(tensors, made / "model.safetensors", {"format": "pt"})
+    published = WeightStore(str(tmp_path / "store")).publish(made, 5, "full")
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder) as worker:
+        ids = [await submit(broker, bdhs(max_tokens=200, rho=0.0)) for _ in range(3)]
+        while worker.running < len(ids):
+            await asyncio.sleep(0.005)
+        await broker.weights.announce(published)
+        jobs = [await ended(broker, job_id) for job_id in ids]
+        jobs.append(await ended(broker, await submit(broker, bdhs())))
+        state = await broker.weights.state()
+        assert worker.versions.current == 0
+    assert {job.status for job in jobs} == {JobStatus.succeeded}
+    assert {job.result.pair.rejected_version for job in jobs} == {0}
+    [refusal] = state.refused
+    assert (refusal.version, "the engine could not load it" in refusal.reason) == (5, True)
