@@ -28,6 +28,8 @@ compose-test: $(READY)  ## docker compose up, for real; needs Docker, and some 1
 
 bench: $(READY)  ## print the benchmarks' tables
 	VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m tests.bench.swap
+	VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m tests.bench.full
+	$(BIN)/python -m tests.bench.overlap
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -39,17 +39,17 @@ HIDDEN, LAYERS = 512, 8
 """Some 30 million parameters: an adapter of rank 128 is 24 MB."""
 
 
-def checkpoint(folder: Path) -> Path:
+def checkpoint(folder: Path, hidden: int = HIDDEN, layers: int = LAYERS) -> Path:
     """The test checkpoint with a larger language model."""
     checkpoints.llava_next(folder)
     config = LlavaNextConfig.from_pretrained(folder)
     text = config.text_config.to_dict() | {
-        "hidden_size": HIDDEN,
-        "intermediate_size": 4 * HIDDEN,
-        "num_hidden_layers": LAYERS,
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "num_hidden_layers": layers,
         "num_attention_heads": 8,
         "num_key_value_heads": 8,
-        "head_dim": HIDDEN // 8,
+        "head_dim": hidden // 8,
         "max_position_embeddings": 4096,
     }
     config.text_config = LlamaConfig(**text)
