@@ -73,4 +73,8 @@ app.add_typer(tend.jobs, name="jobs")
 app.add_typer(tend.runs, name="runs")
 
 for _entry in sorted(importlib.metadata.entry_points(group="prefstream.commands")):
-    app.command(_entry.name)(_entry.load())
+    _command = _entry.load()
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_entry.name)
+    else:
+        app.command(_entry.name)(_command)

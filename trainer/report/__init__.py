@@ -1,0 +1,1 @@
+"""`prefstream report …`: what a policy's pairs look like, before anybody trains on them."""

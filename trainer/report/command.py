@@ -1,0 +1,124 @@
+"""`prefstream report bdhs`. Light to import."""
+
+import asyncio
+import os
+import socket
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from service import logs
+from service.client import AsyncClient, ProblemError
+from service.console import fail
+from service.up import House, HouseFell
+from trainer.data import LAYOUTS, TOY, BadData, BadRow, Example, read
+
+console = Console(highlight=False)
+
+report = typer.Typer(
+    no_args_is_help=True, help="What a policy's pairs look like, before anybody trains on them."
+)
+
+
+@report.callback()
+def _several() -> None:
+    """Keeps `bdhs` a command of its own, though it is the only one."""
+
+
+@report.command()
+def bdhs(
+    data: Annotated[
+        str, typer.Option(help="As in `prefstream feed`: `toy`, a file, a folder, OWNER/NAME.")
+    ] = TOY,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report-bdhs"),
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PREFSTREAM_URL",
+            help="A service that runs. Without one, starts the toy model for the time it takes.",
+        ),
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Examples at most, for each variant.", min=1)] = 200,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Folder of the images; may be given again.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option("--format", help=f"One of {', '.join(LAYOUTS)}.")
+    ] = None,
+    similarity_threshold: Annotated[float | None, typer.Option(help="ε_s.")] = None,
+    max_iterations: Annotated[int | None, typer.Option(help="N.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="New tokens of a sentence.")] = None,
+) -> None:
+    """The paper's Figure 10: share of pairs that differ in meaning, by iteration and variant."""
+    try:
+        import matplotlib  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        fail("The plot needs matplotlib: pip install 'prefstream[experiment]'.")
+    named = {
+        "similarity_threshold": similarity_threshold,
+        "max_iterations": max_iterations,
+        "max_tokens": max_tokens,
+    }
+    settings = {name: value for name, value in named.items() if value is not None}
+    logs.configure()
+    try:
+        found = list(islice(read(data, layout=layout, images=images or ()), examples))
+        if not found:
+            fail(f"{data} has no example.")
+        if url is not None:
+            asyncio.run(_run(url, data, found, settings, out))
+        else:
+            with House(
+                model="toy",
+                embedder="embedded",
+                host="127.0.0.1",
+                port=_free_port(),
+                data=out / "work",
+            ) as house:
+                asyncio.run(_run(house.url, data, found, settings, out))
+    except ValidationError as error:
+        fail("\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+    except (BadData, BadRow, HouseFell, ProblemError, RuntimeError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("Interrupted.")
+    console.print(f"\nThe report: [bold]{out}[/bold] (bdhs.md, bdhs.png, examples.html)")
+
+
+async def _run(
+    url: str, data: str, examples: list[Example], settings: dict[str, Any], out: Path
+) -> None:
+    from trainer.report.bdhs import VARIANTS, make, show, table, write
+
+    key = os.environ.get("PREFSTREAM_API_KEY")
+    async with AsyncClient(url, api_key=key, patience_s=600) as client:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        ) as progress:
+            found = []
+            for variant in VARIANTS:
+                bar = progress.add_task(variant.name, total=len(examples))
+                found.append(
+                    await make(
+                        client, variant, examples, settings, lambda b=bar: progress.advance(b)
+                    )
+                )
+        about = f"{len(examples)} examples of `{data}`, ε_s {found[0].threshold:g}."
+        page = await show(client, found)
+    await asyncio.to_thread(write, out, found, about, page)
+    console.print(table(found))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
