@@ -146,6 +146,9 @@ class JobRequest(Prompted):
     """New tokens at most; for BDHS, for each sentence."""
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     """Drawn, and stated in the result, when left out."""
+    weight_version: int | None = Field(default=None, ge=0)
+    """Run on this version of the weights, to make a response again; 0 is the model that the worker
+    was started with. null: on the newest."""
     run: RunName | None = None
     """The run to whose log the pair goes."""
     priority: Priority = Priority.normal
@@ -219,6 +222,11 @@ class BdhsRequest(JobRequest):
         return [*super().texts, self.reference]
 
     @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What shapes the pair, beside the conversation, the reference, the seed, the weights."""
+        return self.model_dump(mode="json", include=SHAPING)
+
+    @property
     def hides_tokens(self) -> bool:
         return self.corruption != "noise"
 
@@ -250,6 +258,12 @@ class PairRequest(Prompted):
     @property
     def texts(self) -> list[str]:
         return [*super().texts, self.chosen, self.rejected]
+
+
+SHAPING = set(BdhsRequest.model_fields) - {
+    *("prompt", "messages", "images", "reference", "seed", "weight_version"),
+    *("run", "priority", "deadline_s", "metadata", "trace"),
+}
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -363,6 +377,9 @@ class Pair(Model):
     similarity: float | None
     iterations: int | None
     seed: int | None
+    settings: dict[str, JsonValue] = {}
+    """The request's other settings that shaped it, by name. With the seed and the version of the
+    weights, enough to make the same pair again (`prefstream replay`)."""
     created_at: datetime
     metadata: dict[str, JsonValue] = {}
 

@@ -36,7 +36,7 @@ def list_jobs(
     states: dict[str, JobsState] = {"open": "open", "ended": "ended", "dead": "dead"}
     if state not in states:
         fail(f"{state!r} is none of: {', '.join(states)}.")
-    with _client(url) as client:
+    with connect(url) as client:
         page = client.jobs(states[state], limit=limit)
     table = Table(Column("job", no_wrap=True), "kind", "status", "run", "attempts", "age", "error")
     for job in page.jobs:
@@ -57,28 +57,28 @@ def list_jobs(
 @jobs.command()
 def show(job_id: str, url: Url = SERVICE) -> None:
     """One job, with its result or the history of its failures, as JSON."""
-    with _client(url) as client:
+    with connect(url) as client:
         _show(client.job(job_id))
 
 
 @jobs.command()
 def retry(job_id: str, url: Url = SERVICE) -> None:
     """Put a dead letter back into the queue."""
-    with _client(url) as client:
+    with connect(url) as client:
         _show(client.retry(job_id))
 
 
 @jobs.command()
 def cancel(job_id: str, url: Url = SERVICE) -> None:
     """End a job: queued, at once; running, its engine requests are aborted."""
-    with _client(url) as client:
+    with connect(url) as client:
         _show(client.cancel(job_id))
 
 
 @jobs.command()
 def purge(url: Url = SERVICE) -> None:
     """Delete all dead letters."""
-    with _client(url) as client:
+    with connect(url) as client:
         console.print(f"{client.purge()} dead letters deleted.")
 
 
@@ -87,7 +87,7 @@ def list_runs(context: typer.Context, url: Url = SERVICE) -> None:
     """The runs, and what became of their pairs in each subscriber group."""
     if context.invoked_subcommand:
         return
-    with _client(url) as client:
+    with connect(url) as client:
         found = client.runs()
     if not found:
         console.print("No runs.")
@@ -121,13 +121,13 @@ def delete(
     url: Url = SERVICE,
 ) -> None:
     """Delete a run, with its log of pairs and its subscriber groups."""
-    with _client(url) as client:
+    with connect(url) as client:
         client.delete_run(name, force=force)
     console.print(f"Run {name} deleted.")
 
 
 @contextmanager
-def _client(url: str) -> Generator[Client]:
+def connect(url: str) -> Generator[Client]:
     try:
         with Client(url, api_key=os.environ.get("PREFSTREAM_API_KEY"), patience_s=5) as client:
             yield client

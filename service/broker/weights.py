@@ -1,6 +1,7 @@
-"""Versions of the policy: the newest announced one, and what workers made of it.
+"""Versions of the policy: those announced, and what workers made of them.
 
-Only the newest counts; what a slow worker has not adopted by then, it skips.
+Only the newest counts; what a slow worker has not adopted by then, it skips. Older ones are
+remembered for jobs that name one, to make a response again.
 """
 
 import time
@@ -14,7 +15,7 @@ from service.schemas import Refusal, WeightVersion, WorkerInfo
 from service.schemas import Weights as State
 
 REMEMBERED = 100
-"""Refusals of versions older than this many before the newest are forgotten."""
+"""Versions older than this many before the newest are forgotten, and what was refused of them."""
 
 ANNOUNCE = Script("""
 local version, announced, remembered = ARGV[1], ARGV[2], ARGV[3]
@@ -23,9 +24,12 @@ if newest[1] and tonumber(version) <= tonumber(newest[1]) then
   return newest[2] == announced and 0 or tonumber(newest[1])  -- 0: this very call again
 end
 redis.call('HSET', NS .. ':weights', 'newest', version, 'announced', announced)
-for _, key in ipairs(redis.call('HKEYS', NS .. ':weights:refused')) do
-  if tonumber(string.match(key, '^%d+')) < version - remembered then
-    redis.call('HDEL', NS .. ':weights:refused', key)
+redis.call('HSET', NS .. ':weights:known', version, announced)
+for _, kept in ipairs({':weights:refused', ':weights:known'}) do
+  for _, key in ipairs(redis.call('HKEYS', NS .. kept)) do
+    if tonumber(string.match(key, '^%d+')) < version - remembered then
+      redis.call('HDEL', NS .. kept, key)
+    end
   end
 end
 ring('weights')
@@ -54,6 +58,11 @@ class Weights:
 
     async def newest(self) -> WeightVersion | None:
         text = await self._store.command("HGET", self._store.key("weights"), "announced")
+        return WeightVersion.model_validate_json(text) if text else None
+
+    async def known(self, version: int) -> WeightVersion | None:
+        """A version as it was announced; None: never, or long ago. Its files may be gone."""
+        text = await self._store.command("HGET", self._store.key("weights", "known"), str(version))
         return WeightVersion.model_validate_json(text) if text else None
 
     async def newer(self, version: int, timeout_s: float) -> WeightVersion | None:
