@@ -51,7 +51,9 @@ def replay(
     found = differences(pair, trace, job.result)
     if not found:
         version = pair.rejected_version
-        console.print(f"The same again: seed {pair.seed}, weights version {version}, {_checked(trace)}.")
+        console.print(
+            f"The same again: seed {pair.seed}, weights version {version}, {_checked(trace)}."
+        )
         return
     table = Table("", "then", "now")
     for row in found:
@@ -90,9 +92,7 @@ def again(pair: Pair, trace: BdhsTrace | None) -> BdhsRequest:
     )
 
 
-def differences(
-    pair: Pair, trace: BdhsTrace | None, now: BdhsResult
-) -> list[tuple[str, str, str]]:
+def differences(pair: Pair, trace: BdhsTrace | None, now: BdhsResult) -> list[tuple[str, str, str]]:
     """What came out otherwise: what, then, now. Empty: nothing."""
     found: list[tuple[str, str, str]] = []
 
@@ -133,10 +133,10 @@ def _find(client: Client, pair_id: str, run: str | None) -> tuple[Pair, BdhsTrac
             f"There is no result of a BDHS job {pair_id}: it expired, or never was. If its pair is "
             "in a run's log, name the run with --run."
         )
-    for pair in client.pairs(run):
-        if pair.pair_id == pair_id:
-            return pair, None
-    fail(f"There is no pair {pair_id} in the log of the run {run!r}.")
+    found = next((pair for pair in client.pairs(run) if pair.pair_id == pair_id), None)
+    if found is None:
+        fail(f"There is no pair {pair_id} in the log of the run {run!r}.")
+    return found, None
 
 
 def _checked(trace: BdhsTrace | None) -> str:
