@@ -12,6 +12,7 @@ import typer
 
 from service import logs, tend, tracing
 from service.console import fail, read_settings
+from service.replay import replay
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,6 +72,7 @@ def up(
 
 app.add_typer(tend.jobs, name="jobs")
 app.add_typer(tend.runs, name="runs")
+app.command()(replay)
 
 for _entry in sorted(importlib.metadata.entry_points(group="prefstream.commands")):
     _command = _entry.load()

@@ -325,6 +325,8 @@ class SentenceTrace(Model):
     """`sentence` (its end was seen), `stop` (end of sequence) or `length`."""
     seed: int
     """The sampler's."""
+    thrown_away: int = 0
+    """Tokens of look-ahead that showed the sentence to have ended, and are not in `completion`."""
     weight_versions: list[WeightSpan]
     prompt_token_ids: list[int] | None = None
     """As the engine saw them, the image placeholder once per kept token (`trace=full`)."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -30,7 +31,7 @@ from worker.embedder import Embedder
 from worker.engine import Engine, Picture, PromptTooLong, RequestRefused, written_by
 from worker.policy import EnginePolicy, sampling
 from worker.prompts import BadConversation, Prompt
-from worker.versions import Versions
+from worker.versions import VersionGone, Versions
 
 
 class JobFailed(Exception):
@@ -59,8 +60,7 @@ class Handlers:
         """
         try:
             pictures = await asyncio.gather(*map(self._picture, claim.request.images))
-            with self._versions.use() as lora:
-                structlog.contextvars.bind_contextvars(version=self._versions.current)
+            async with self._weights(claim.request.weight_version) as lora:
                 if isinstance(claim.request, BdhsRequest):
                     return await self._bdhs(claim, claim.request, pictures[0], lora)
                 return await self._sample(claim.request, pictures, lora), None
@@ -70,10 +70,26 @@ class Handlers:
             raise _failed(
                 "prompt_too_long", error, tokens=error.tokens, limit=error.limit
             ) from error
+        except VersionGone as error:
+            raise _failed("version_gone", error) from error
         except BadConversation as error:
             raise _failed("bad_conversation", error) from error
         except RequestRefused as error:
             raise _failed("refused_by_engine", error) from error
+
+    @asynccontextmanager
+    async def _weights(self, named: int | None) -> AsyncGenerator[LoRARequest | None]:
+        """What the job runs on: the newest version, or the one that it names."""
+        structlog.contextvars.bind_contextvars(
+            version=self._versions.current if named is None else named
+        )
+        if named is None:
+            with self._versions.use() as lora:
+                yield lora
+            return
+        announced = await self._broker.weights.known(named)
+        async with self._versions.use_again(named, announced) as lora:
+            yield lora
 
     async def _picture(self, ref: str) -> Picture:
         data = await self._broker.images.get(ref)
@@ -119,6 +135,7 @@ class Handlers:
             similarity=rejected.similarity,
             iterations=len(rejected.trace.iterations),
             seed=seed,
+            settings=request.settings,
             created_at=datetime.now(UTC),
             metadata=request.metadata,
         )

@@ -67,12 +67,15 @@ class EnginePolicy:
             self._prompt.upto(answer, cut), view, self._params(seed, sentence_end)
         )
         end: int | None = None
+        before_end = 0  # tokens that did not yet show the sentence to have ended
         async with aclosing(outputs):
             async for output in outputs:
                 written = output.outputs[0]
                 if end is None and sentence_end:
                     end = sentence_end(written.text)
-                    if end is not None and not output.finished:
+                    if end is None:
+                        before_end = len(written.token_ids)
+                    elif not output.finished:
                         await self._engine.end(output)  # only a last output has its versions
                         continue
                 if output.finished:
@@ -81,6 +84,7 @@ class EnginePolicy:
                         finish_reason="sentence" if end is not None else str(written.finish_reason),
                         prompt_token_ids=list(output.prompt_token_ids or ()),
                         token_ids=list(written.token_ids),
+                        thrown_away=0 if end is None else len(written.token_ids) - before_end,
                         weight_versions=written_by(written, self._lora),
                     )
         raise AssertionError("vLLM ended a request without a last output")

@@ -13,8 +13,8 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
@@ -32,6 +32,10 @@ DEATHS = 2
 """Engines that may die of loading a version before it is taken for the reason."""
 
 
+class VersionGone(ValueError):
+    """A version that a job names is no longer to be had."""
+
+
 class Versions:
     """The versions that an engine holds. 0 is the model itself."""
 
@@ -44,6 +48,7 @@ class Versions:
         self._folder = Path(tempfile.mkdtemp(prefix="prefstream-weights-"))
         self._in_use: Counter[int] = Counter()
         self._freed = asyncio.Event()
+        self._loading = asyncio.Lock()
         self._deaths: Counter[int] = Counter()
         self._shapes: dict[str, Shape] = {}
 
@@ -54,10 +59,59 @@ class Versions:
         if lora is None:
             yield None
             return
-        version = lora.lora_int_id
+        with self._using(lora.lora_int_id):
+            yield lora
+
+    @asynccontextmanager
+    async def use_again(
+        self, number: int, version: WeightVersion | None
+    ) -> AsyncGenerator[LoRARequest | None]:
+        """As `use`, of a version that need not be the newest; loaded if it must be.
+
+        Args:
+            number: the version; 0 is the model itself.
+            version: as it was announced, if that is still known.
+
+        Raises:
+            VersionGone: with the reason. EngineDied: try again once it lives.
+        """
+        if number == self.current:
+            with self.use() as lora:
+                yield lora
+            return
+        if self.kind == "full":
+            raise VersionGone(
+                f"weights version {number} is no longer loaded: this worker serves full weights, "
+                f"of which an engine holds one version, now {self.current}"
+            )
+        if number == 0:
+            yield None
+            return
+        if number not in self._in_use:
+            await self.has_room()
+        with self._using(number):
+            async with self._loading:
+                await self._load_again(number, version)
+            yield LoRARequest(f"v{number}", number, str(self._folder / str(number)))
+
+    async def _load_again(self, number: int, version: WeightVersion | None) -> None:
+        folder = self._folder / str(number)
+        if folder.exists():  # another job of the version has loaded it
+            return
+        if version is None or version.kind != "lora":
+            raise VersionGone(f"weights version {number} is not known here (any more)")
+        try:
+            await asyncio.to_thread(self._fetch, version, folder)
+            await self._load(version, folder)
+        except BadWeights as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise VersionGone(f"weights version {number} is no longer stored: {error}") from error
+
+    @contextmanager
+    def _using(self, version: int) -> Generator[None]:
         self._in_use[version] += 1
         try:
-            yield lora
+            yield
         finally:
             self._in_use[version] -= 1
             if not self._in_use[version]:
@@ -93,13 +147,8 @@ class Versions:
                 "are for"
             )
         folder = self._folder / str(version.version)
-        if not folder.exists():
-            try:
-                await asyncio.to_thread(fetch, version, folder)
-            except OSError as error:
-                raise BadWeights(f"{version.location} cannot be read: {error}") from error
         try:
-            await asyncio.to_thread(self._check, version.kind, folder)
+            await asyncio.to_thread(self._fetch, version, folder)
             await self._load(version, folder)
         except BadWeights:
             shutil.rmtree(folder, ignore_errors=True)
@@ -107,6 +156,15 @@ class Versions:
         previous, self.current, self.kind = self.current, version.version, version.kind
         log.info("adopted", version=self.current, kind=self.kind, instead_of=previous)
         await self._drop_unused()
+
+    def _fetch(self, version: WeightVersion, folder: Path) -> None:
+        """A checked copy on this worker's own disk. Raises: BadWeights."""
+        if not folder.exists():
+            try:
+                fetch(version, folder)
+            except OSError as error:
+                raise BadWeights(f"{version.location} cannot be read: {error}") from error
+        self._check(version.kind, folder)
 
     def _check(self, kind: WeightsKind, folder: Path) -> None:
         engine = self._engine

@@ -12,14 +12,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from service import replay
 from service.broker import Broker
 from service.schemas import (
     BdhsRequest,
     BdhsResult,
+    BdhsTrace,
     Job,
     JobKind,
     JobRequest,
     JobStatus,
+    Pair,
     SampleRequest,
     SampleResult,
     WeightSpan,
@@ -104,6 +107,7 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
     assert pair.rejected[0].parts[0].text == last.text
     assert pair.similarity == pytest.approx(last.similarity)
     for sentence in last.sentences:
+        assert sentence.thrown_away <= (sentence.finish_reason == "sentence") * 2
         assert sentence.prompt_token_ids is not None
         assert sentence.prompt_token_ids.count(engine.image_token_id) == len(last.kept)
     given = [s for s in trace.iterations[0].sentences if s.prefix]
@@ -304,3 +308,41 @@ async def test_full_weights_that_fail_in_the_engine_are_refused_once_and_jobs_go
     assert {job.result.pair.rejected_version for job in jobs} == {0}
     [refusal] = state.refused
     assert (refusal.version, "the engine could not load it" in refusal.reason) == (5, True)
+
+
+async def test_a_pair_is_made_again_on_the_weights_that_wrote_it(
+    settings: Settings, engine: Engine, embedder: Embedder, tmp_path: Path
+) -> None:
+    """Each of three versions' pairs, while the newest serves; and not once its files are gone."""
+    store = WeightStore(str(tmp_path / "store"))
+    async with Broker.connect(settings) as broker:
+
+        async def made_again(pair: Pair, trace: BdhsTrace) -> Job:
+            again = replay.again(pair, trace)
+            return await ended(broker, (await broker.jobs.enqueue(JobKind.bdhs, again)).id)
+
+        async with working(settings, engine, embedder) as worker:
+            made: list[BdhsResult] = []
+            for version in (0, 11, 12):
+                if version:
+                    adapter = make_adapter(engine.model, tmp_path / f"{version}", seed=version)
+                    await broker.weights.announce(store.publish(adapter, version, "lora"))
+                    while worker.versions.current != version:
+                        await asyncio.sleep(0.01)
+                job = await ended(broker, await submit(broker, bdhs(seed=6, rho=0.5)))
+                made.append(job.result)
+            texts = {result.pair.rejected[0].parts[0].text for result in made}
+            assert len(texts) == 3, "the versions write the same: the test would prove nothing"
+            for result in made:
+                job = await made_again(result.pair, result.trace)
+                assert job.result is not None, job.error
+                assert job.result.pair.rejected_version == result.pair.rejected_version
+                assert replay.differences(result.pair, result.trace, job.result) == []
+            store.keep_newest(1)
+            gone = await made_again(made[1].pair, made[1].trace)
+            assert gone.status is JobStatus.failed
+            assert gone.error.code == "version_gone"
+            assert "version 11 is no longer stored" in gone.error.message
+            assert (await ended(broker, await submit(broker, bdhs()))).status == "succeeded"
+    for version in (11, 12):
+        await engine.remove_lora(version)

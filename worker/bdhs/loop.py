@@ -199,6 +199,7 @@ def _trace(
         swapped=swapped,
         finish_reason=completion.finish_reason,
         seed=seed,
+        thrown_away=completion.thrown_away,
         weight_versions=completion.weight_versions,
         prompt_token_ids=list(completion.prompt_token_ids),
         completion_token_ids=list(completion.token_ids),

@@ -36,6 +36,8 @@ class Completion:
     """All that were sampled: the end-of-sequence token and the look-ahead that showed a sentence
     to have ended are here, and not in `text`."""
     weight_versions: list[WeightSpan]
+    thrown_away: int = 0
+    """Of `token_ids`, the last ones: the look-ahead."""
 
 
 class Policy(Protocol):
