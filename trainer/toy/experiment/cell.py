@@ -117,7 +117,7 @@ async def run(
         output.mkdir(parents=True)
         given = settings | {"run": name, "url": url, "output": str(output), "seed": seed}
         if method.file:
-            path, made = pairs.kept(work, method.file, seed)
+            path, made = pairs.kept(work, plan, method.file, seed)
             given["data"] = str(path)
         await client.put_run(name, RunSettings(window=WINDOW_STEPS * plan.batch_size))
         await _train(client, plan, method, seed, given, tell)

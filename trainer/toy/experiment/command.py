@@ -142,7 +142,7 @@ async def _run_all(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: P
             # What the base makes is made first: later, the worker serves what was trained.
             files: set[tuple[Source, int]] = {(m.file, s) for m, s in jobs if m.file}
             for source, seed in sorted(files):
-                if not pairs.is_made(work, source, seed):
+                if not pairs.is_made(work, plan, source, seed):
                     title = f"pairs, seed {seed}"
                     await pairs.make(client, plan, source, seed, work, telling(title))
             for number, (method, seed) in enumerate(jobs, 1):

@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from service.client import AsyncClient, image_data
 from service.schemas import BdhsRequest, BdhsResult, JobRequest, SampleRequest, SampleResult
 from trainer.checkpoint import write_whole
@@ -29,6 +31,10 @@ CORRUPTIONS: dict[Source, dict[str, Any]] = {
     "noise": {"corruption": "noise"},
     "povid": {"corruption": "noise", "guidance": "token"},
 }
+
+ANNOTATORS: dict[Source, str] = {"online-scene": "toy", "online-self": "toy-self"}
+"""Who ranks the policy's samples: the scene, or the policy, asked about each claim. (The model is
+too small to follow the instructions of the annotator `self`.)"""
 
 Tell = Callable[[str, int, int], None]
 """Is told what is under way, and how many of how many are done."""
@@ -51,19 +57,21 @@ def references(plan: Plan, seed: int) -> list[Item]:
     return examples(plan.references, seed=seed)
 
 
-def is_made(work: Path, source: Source, seed: int) -> bool:
+def is_made(work: Path, plan: Plan, source: Source, seed: int) -> bool:
     """Whether the pairs of a source and a seed are kept."""
-    return (_folder(work, source, seed) / "made.json").is_file()
+    return (_folder(work, plan, source, seed) / "made.json").is_file()
 
 
-def kept(work: Path, source: Source, seed: int) -> tuple[Path, Made]:
+def kept(work: Path, plan: Plan, source: Source, seed: int) -> tuple[Path, Made]:
     """The file of pairs that `make` left, and what it says of them."""
-    folder = _folder(work, source, seed)
+    folder = _folder(work, plan, source, seed)
     return folder / "pairs.jsonl", Made(**json.loads((folder / "made.json").read_text()))
 
 
-def _folder(work: Path, source: Source, seed: int) -> Path:
-    return work / "pairs" / f"{source}-{seed}"
+def _folder(work: Path, plan: Plan, source: Source, seed: int) -> Path:
+    """Of pairs made as the plan says: other plans have folders of their own."""
+    made_as = f"{plan.references}-{plan.rho:g}-{plan.similarity_threshold:g}"
+    return work / "pairs" / f"{source}-{seed}-of-{made_as}"
 
 
 async def make(
@@ -73,7 +81,7 @@ async def make(
 
     Raises: RuntimeError, if a job did not succeed.
     """
-    folder = _folder(work, source, seed)
+    folder = _folder(work, plan, source, seed)
     folder.mkdir(parents=True, exist_ok=True)
     items = references(plan, seed)
     if source == "own":
@@ -120,24 +128,30 @@ async def feed(
     for number in count():
         item = items[number % len(items)]
         draw = seed * 1_000_000 + number
-        metadata: dict[str, Any] = {"kind": item.kind}
-        if averaged:
-            metadata[SECOND_REJECTED] = corrupted(item, draw)
-        if source == "online-bdhs":
-            await client.bdhs(bdhs(plan, item, source, draw, run=run, metadata=metadata))
+        if source in ANNOTATORS:
+            await client.sample(ranked(item, source, draw, run))
         else:
-            await client.sample(ranked(item, source, draw, run=run, metadata=metadata))
+            metadata: dict[str, JsonValue] = {"kind": item.kind}
+            if averaged:
+                metadata[SECOND_REJECTED] = corrupted(item, draw)
+            await client.bdhs(bdhs(plan, item, source, draw, run=run, metadata=metadata))
 
 
-def ranked(item: Item, source: Source, seed: int, **more: Any) -> SampleRequest:
+def ranked(item: Item, source: Source, seed: int, run: str) -> SampleRequest:
     """Two samples of the policy, of which the annotator makes a pair."""
     return SampleRequest(
         prompt=item.prompt,
         images=[image_data(png(item))],
         n=2,
+        annotator=ANNOTATORS[source],
         max_tokens=MAX_TOKENS,
         seed=seed,
-        **more,
+        run=run,
+        metadata={
+            "kind": item.kind,
+            "scene": list(item.scene.described),
+            "reference": item.reference,
+        },
     )
 
 

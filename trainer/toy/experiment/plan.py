@@ -25,9 +25,9 @@ class Plan(BaseModel):
     """Questions with true answers that pairs are made from; half captions, half yes/no."""
     steps: int = Field(default=60, ge=1)
     """Optimizer steps."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Pairs of a step."""
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
     """Of the adapter (rank 16). Searched: see docs/experiments/toy.md."""
     full_learning_rate: float = Field(default=5e-5, gt=0)
     """Of full weights."""
@@ -98,6 +98,12 @@ METHODS: dict[str, Method] = {
             "averaged DPO + NLL (γ = 0.5), the data set's y⁻ and online BDHS",
             "online-bdhs",
             {"method": "averaged", **NLL},
+        ),
+        Method(
+            "full-weights",
+            "DPO + NLL, offline BDHS, full weights",
+            "bdhs",
+            {"train": "full", **NLL},
         ),
         Method("sft-own", "SFT on the base's own captions", "own", {"loss": "sft"}),
         Method("dpo-own", "DPO, BDHS of the base's own captions", "own", {}),
