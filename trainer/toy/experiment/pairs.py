@@ -32,7 +32,10 @@ CORRUPTIONS: dict[Source, dict[str, Any]] = {
     "povid": {"corruption": "noise", "guidance": "token"},
 }
 
-ANNOTATORS: dict[Source, str] = {"online-scene": "toy", "online-self": "toy-self"}
+RANKINGS: dict[Source, dict[str, Any]] = {
+    "online-scene": {"n": 2, "annotator": "toy"},
+    "online-self": {"n": 2, "annotator": "toy-self"},
+}
 """Who ranks the policy's samples: the scene, or the policy, asked about each claim. (The model is
 too small to follow the instructions of the annotator `self`.)"""
 
@@ -128,7 +131,7 @@ async def feed(
     for number in count():
         item = items[number % len(items)]
         draw = seed * 1_000_000 + number
-        if source in ANNOTATORS:
+        if source in RANKINGS:
             await client.sample(ranked(item, source, draw, run))
         else:
             metadata: dict[str, JsonValue] = {"kind": item.kind}
@@ -142,8 +145,6 @@ def ranked(item: Item, source: Source, seed: int, run: str) -> SampleRequest:
     return SampleRequest(
         prompt=item.prompt,
         images=[image_data(png(item))],
-        n=2,
-        annotator=ANNOTATORS[source],
         max_tokens=MAX_TOKENS,
         seed=seed,
         run=run,
@@ -152,6 +153,7 @@ def ranked(item: Item, source: Source, seed: int, run: str) -> SampleRequest:
             "scene": list(item.scene.described),
             "reference": item.reference,
         },
+        **RANKINGS[source],
     )
 
 
