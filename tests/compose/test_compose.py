@@ -5,7 +5,9 @@ import base64
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -14,6 +16,8 @@ from service.schemas import BdhsRequest, Job, JobStatus
 from tests.compose.house import House, docker, logs
 from trainer.toy.dataset import examples
 from trainer.toy.heldout import png
+
+T = TypeVar("T")
 
 RUN = "main"
 """The feeder's and the trainer's."""
@@ -30,14 +34,15 @@ def client(house: House):
         yield client
 
 
-def until(what: str, condition: Callable[[], object]) -> None:
-    """Waits for it, and says how long that took."""
+def until(what: str, condition: Callable[[], T]) -> T:
+    """Waits for it, and says how long that took. What the condition answered in the end."""
     start = time.monotonic()
-    while not condition():
+    while not (answer := condition()):
         if time.monotonic() - start > PATIENCE_S:
             raise TimeoutError(f"{what}: not within {PATIENCE_S:.0f} s")
         time.sleep(0.5)
     print(f"{what}: after {time.monotonic() - start:.0f} s", flush=True)
+    return answer
 
 
 def post(client: Client, count: int, run: str) -> list[str]:
@@ -71,11 +76,22 @@ def served(client: Client) -> list[int]:
     return [worker.weight_version for worker in client.weights().workers if worker.engine_ready]
 
 
-def jobs_done(house: House, container: str) -> int:
-    counts = re.findall(
-        r"^prefstream_worker_job_seconds_count{.*} (.*)$", house.metrics(container), re.M
-    )
-    return int(sum(map(float, counts)))
+def jobs_done(house: House, worker: str) -> int:
+    return figure(house, worker, "prefstream_worker_job_seconds_count")
+
+
+def figure(house: House, container: str, name: str) -> int:
+    """Its sum over all labels."""
+    values = re.findall(rf"^{name}(?:{{.*}})? (.*)$", house.metrics(container), re.M)
+    return int(sum(map(float, values)))
+
+
+def at_work(house: House) -> str | None:
+    """A worker that has jobs of the highest priority in its hands, several at least."""
+    for worker in house.containers("worker"):
+        if figure(house, worker, "prefstream_worker_jobs_running") >= 8:
+            return worker
+    return None
 
 
 def test_pairs_flow_and_weights_come_back(house: House, client: Client) -> None:
@@ -115,15 +131,16 @@ def test_three_workers_share_the_work_and_take_new_weights(house: House, client:
 
 def test_a_killed_worker_and_a_restarted_redis_lose_nothing(house: House, client: Client) -> None:
     before = post(client, 40, "faults")
-    victim = house.containers("worker")[0]
+    victim = until("a worker has its hands full", lambda: at_work(house))
+    assert victim
     docker("kill", victim)
-    print("killed a worker")
+    print("killed it")
     house.compose("restart", "redis")
     after = post(client, 80, "faults")  # the first 40 again, with the same keys
     assert after[:40] == before, "accepted jobs must still be known"
     jobs = ended(client, after)
     assert {job.status for job in jobs} == {JobStatus.succeeded}
-    print("attempts:", sorted(job.attempt for job in jobs))
+    print("attempts:", Counter(job.attempt for job in jobs))
     assert sorted(pair.pair_id for pair in client.pairs("faults")) == sorted(after)
     until("two workers are left", lambda: len(served(client)) == 2)
     version = newest(client) + 1
