@@ -26,7 +26,12 @@ RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{
 GroupName = RunName
 """A subscriber group's name, as a run's."""
 
+AnnotatorName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]{0,63}$")]
+
 MAX_SEED = 2**63 - 1
+
+MAX_RANKED = 8
+"""Responses that an annotator ranks, at most: it compares every two of them."""
 
 
 class Model(BaseModel):
@@ -163,6 +168,21 @@ class SampleRequest(JobRequest):
     stop: list[str] = Field(default=[], max_length=16)
     logprobs: int | None = Field(default=None, ge=0, le=20)
     """Log-probabilities of each response token and of this many alternatives."""
+    annotator: AnnotatorName | None = None
+    """Who ranks the responses into a pair: `self` (the policy), `openai` (an endpoint that the
+    workers are set up with), or the name of an annotator in Python that the workers have."""
+    orders: Literal["both", "random"] = "both"
+    """The annotator sees every two responses in both orders, and must decide alike; or once, in an
+    order drawn from the seed."""
+
+    @model_validator(mode="after")
+    def _ranking(self) -> Self:
+        if self.annotator is None:
+            if self.orders != "both":
+                raise ValueError("`orders` has no effect without an `annotator`")
+        elif not 2 <= self.n <= MAX_RANKED:
+            raise ValueError(f"an annotator ranks 2 to {MAX_RANKED} responses, and `n` is {self.n}")
+        return self
 
     @property
     def texts(self) -> list[str]:
@@ -295,11 +315,10 @@ class Response(Model):
     """For each token: first the sampled one, then the asked alternatives, most likely first."""
     weight_versions: list[WeightSpan]
 
-
-class SampleResult(Model):
-    kind: Literal["sample"] = "sample"
-    responses: list[Response]
-    seed: int
+    @property
+    def oldest_version(self) -> int:
+        """Of the weights that wrote it."""
+        return min(span.version for span in self.weight_versions)
 
 
 class ImageView(Model):
@@ -384,6 +403,41 @@ class Pair(Model):
     weights, enough to make the same pair again (`prefstream replay`)."""
     created_at: datetime
     metadata: dict[str, JsonValue] = {}
+
+
+class Judgement(Model):
+    """What the annotator said of two responses."""
+
+    first: int
+    """Index of the response that it saw first."""
+    second: int
+    choice: Literal["first", "second", "tie", "unreadable"]
+    text: str
+    """Its words, as far as they are kept."""
+
+
+class Annotation(Model):
+    """How the responses were ranked, so that anyone can check it."""
+
+    annotator: AnnotatorName
+    judge: str
+    """The model that judged, or the version of the policy."""
+    judgements: list[Judgement]
+    outcome: Literal["pair", "tie", "unreadable"]
+    """tie: no response won a comparison. unreadable: nor were all verdicts readable."""
+    chosen: int | None
+    """Index of the better response of the pair; null: there is no pair."""
+    rejected: int | None
+
+
+class SampleResult(Model):
+    kind: Literal["sample"] = "sample"
+    responses: list[Response]
+    seed: int
+    annotation: Annotation | None = None
+    """With an `annotator`."""
+    pair: Pair | None = None
+    """What the annotation came to."""
 
 
 class BdhsResult(Model):
@@ -526,6 +580,10 @@ class Run(Model):
     """Ever ended in the dead letters."""
     pairs: int
     """Ever appended."""
+    ties: int
+    """Ranked jobs that made no pair, because the annotator preferred none."""
+    unreadable: int
+    """Ranked jobs that made no pair, because the annotator's verdicts were unreadable."""
     trimmed: int
     """Of those, no longer kept."""
     groups: list[Group]

@@ -52,6 +52,10 @@ def feed(
     corruption: Annotated[
         str | None, typer.Option(help="bdhs: attention, noise or attention+noise.")
     ] = None,
+    annotator: Annotated[
+        str | None, typer.Option(help="online: self, openai, or one in Python.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="online: responses to rank.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of sampling.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of a response; bdhs: sentence.")] = None,
     also: Annotated[
@@ -81,6 +85,8 @@ def feed(
     named = {
         "rho": rho,
         "corruption": corruption,
+        "annotator": annotator,
+        "n": n,
         "temperature": temperature,
         "max_tokens": max_tokens,
     }
@@ -103,6 +109,8 @@ def feed(
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         fail(f"Bad fields for --method {method}.\n" + "\n".join(lines))
+    except ValueError as error:
+        fail(str(error))
     logs.configure()
     try:
         ended = asyncio.run(_feed(plan, url, marks))

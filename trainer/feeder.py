@@ -26,6 +26,7 @@ from service.schemas import (
     Run,
     RunSettings,
     SampleRequest,
+    SampleResult,
     user_turn,
 )
 from trainer import data
@@ -87,7 +88,11 @@ class Plan:
             "epoch": epoch,
             **example.metadata,
         }
-        common = {"messages": example.messages, "images": refs, "metadata": metadata}
+        common: dict[str, Any] = {
+            "messages": example.messages,
+            "images": refs,
+            "metadata": metadata,
+        }
         if self.method == "offline":
             pair = PairRequest(chosen=example.chosen, rejected=example.rejected or "", **common)
             return pair.model_copy(update={"pair_id": self.key(example, epoch, pair)})
@@ -97,6 +102,7 @@ class Plan:
             if example.rejected is not None:
                 metadata[SECOND_REJECTED] = example.rejected
             return BdhsRequest(reference=example.chosen, **common)
+        common.setdefault("n", 2)
         return SampleRequest(**common)
 
     def key(self, example: Example, epoch: int, request: Request) -> str:
@@ -105,7 +111,9 @@ class Plan:
         return _sha256(json.dumps(content))
 
     def check(self) -> None:
-        """Raises: pydantic.ValidationError, for `fields` that no request can have."""
+        """Raises: ValueError (pydantic's, too), for `fields` that no request can have."""
+        if self.method == "online" and "annotator" not in self.fields:
+            raise ValueError("--method online needs an --annotator: self, openai, or one in Python")
         example = Example([user_turn("?", 1)], (), chosen="Yes.", rejected="No.", key="0.0")
         self.request(example, ["sha256:" + "0" * 64])
 
@@ -283,7 +291,10 @@ class Feeder:
                 self._count(job)
 
     def _count(self, job: Job) -> None:
-        if job.status == JobStatus.succeeded:
+        if isinstance(job.result, SampleResult) and job.result.pair is None:
+            outcome = job.result.annotation.outcome if job.result.annotation else "no annotator"
+            self.tally.fail(outcome, f"job {job.id}")
+        elif job.status == JobStatus.succeeded:
             self.tally.pairs += 1
         elif job.error is None:
             self.tally.fail(job.status, f"job {job.id}")

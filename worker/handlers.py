@@ -2,30 +2,37 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
 import structlog
+from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 
+from service.annotation import CannotJudge, Case
 from service.broker import Broker, Claim, ImageGone
 from service.schemas import (
+    Annotation,
     BdhsRequest,
     BdhsResult,
     BdhsTrace,
     JobError,
+    Message,
     Pair,
     Response,
     Result,
     SampleRequest,
     SampleResult,
+    Span,
     TokenLogprob,
     assistant_turn,
 )
+from worker.annotators import Annotators
+from worker.annotators.ranking import rank
 from worker.bdhs.loop import make_rejected
 from worker.embedder import Embedder
 from worker.engine import Engine, Picture, PromptTooLong, RequestRefused, written_by
@@ -45,25 +52,33 @@ class JobFailed(Exception):
 class Handlers:
     """Run claimed jobs on the policy."""
 
-    def __init__(self, broker: Broker, engine: Engine, versions: Versions, embedder: Embedder):
+    def __init__(
+        self,
+        broker: Broker,
+        engine: Engine,
+        versions: Versions,
+        embedder: Embedder,
+        annotators: Annotators,
+    ):
         self._broker = broker
         self._engine = engine
         self._versions = versions
         self._embedder = embedder
+        self._annotators = annotators
 
     async def run(self, claim: Claim) -> tuple[Result, Pair | None]:
         """The job's result, and its pair where it makes one.
 
         Raises:
             JobFailed: it would fail again.
-            EngineDied: it may be run again.
+            EngineDied, AnnotatorAway: it may be run again.
         """
         try:
             pictures = await asyncio.gather(*map(self._picture, claim.request.images))
             async with self._weights(claim.request.weight_version) as lora:
                 if isinstance(claim.request, BdhsRequest):
                     return await self._bdhs(claim, claim.request, pictures[0], lora)
-                return await self._sample(claim.request, pictures, lora), None
+                return await self._sample(claim, claim.request, pictures, lora)
         except ImageGone as error:
             raise _failed("image_gone", error) from error
         except PromptTooLong as error:
@@ -76,6 +91,8 @@ class Handlers:
             raise _failed("bad_conversation", error) from error
         except RequestRefused as error:
             raise _failed("refused_by_engine", error) from error
+        except CannotJudge as error:
+            raise _failed("annotator_failed", error) from error
 
     @asynccontextmanager
     async def _weights(self, named: int | None) -> AsyncGenerator[LoRARequest | None]:
@@ -96,10 +113,13 @@ class Handlers:
         return await asyncio.to_thread(Picture.decode, ref, data)
 
     async def _sample(
-        self, request: SampleRequest, pictures: list[Picture], lora: LoRARequest | None
-    ) -> SampleResult:
+        self,
+        claim: Claim,
+        request: SampleRequest,
+        pictures: list[Picture],
+        lora: LoRARequest | None,
+    ) -> tuple[SampleResult, Pair | None]:
         seed = _seed(request.seed)
-        prompt = Prompt(self._engine.tokenizer, request.conversation, self._engine.image_token_id)
         params = sampling(
             request,
             seed=seed,
@@ -108,12 +128,63 @@ class Handlers:
             logprobs=request.logprobs,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        written = await self._answers(request.conversation, params, pictures, lora)
+        result = SampleResult(responses=[_response(w, lora) for w in written], seed=seed)
+        if request.annotator is not None:
+            result.annotation = await self._annotate(request, result, pictures, lora)
+            result.pair = _ranked_pair(claim, request, result)
+        return result, result.pair
+
+    async def _answers(
+        self,
+        conversation: Sequence[Message],
+        params: SamplingParams,
+        pictures: list[Picture],
+        lora: LoRARequest | None,
+    ) -> list[CompletionOutput]:
+        prompt = Prompt(self._engine.tokenizer, conversation, self._engine.image_token_id)
         outputs = self._engine.generate(prompt.token_ids, params, pictures, lora=lora)
         written: list[CompletionOutput] = []
         async with aclosing(outputs):
             async for output in outputs:
                 written = output.outputs
-        return SampleResult(responses=[_response(w, lora) for w in written], seed=seed)
+        return written
+
+    async def _annotate(
+        self,
+        request: SampleRequest,
+        result: SampleResult,
+        pictures: list[Picture],
+        lora: LoRARequest | None,
+    ) -> Annotation:
+        assert request.annotator is not None
+        version = result.responses[0].weight_versions[-1].version
+        annotator, judge = await self._annotators.get(request.annotator, version)
+
+        async def ask(conversation: Sequence[Message], *, max_tokens: int) -> str:
+            params = SamplingParams(
+                temperature=0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY
+            )
+            [written] = await self._answers(conversation, params, pictures, lora)
+            return written.text
+
+        case = Case(
+            conversation=request.conversation,
+            images=await asyncio.gather(*map(self._broker.images.get, request.images)),
+            first="",
+            second="",
+            metadata=request.metadata,
+            ask=ask,
+        )
+        return await rank(
+            annotator,
+            case,
+            [response.text for response in result.responses],
+            orders=request.orders,
+            seed=result.seed,
+            name=request.annotator,
+            judge=judge,
+        )
 
     async def _bdhs(
         self, claim: Claim, request: BdhsRequest, picture: Picture, lora: LoRARequest | None
@@ -140,6 +211,31 @@ class Handlers:
             metadata=request.metadata,
         )
         return BdhsResult(pair=pair, trace=_told(rejected.trace, request.trace)), pair
+
+
+def _ranked_pair(claim: Claim, request: SampleRequest, result: SampleResult) -> Pair | None:
+    """What the annotation came to."""
+    annotation = result.annotation
+    if annotation is None or annotation.chosen is None or annotation.rejected is None:
+        return None
+    chosen, rejected = (result.responses[i] for i in (annotation.chosen, annotation.rejected))
+    return Pair(
+        prompt=request.conversation,
+        images=request.images,
+        chosen=[assistant_turn(chosen.text)],
+        rejected=[assistant_turn(rejected.text)],
+        pair_id=claim.job_id,
+        run=request.run,
+        method="online",
+        chosen_version=chosen.oldest_version,
+        rejected_version=rejected.oldest_version,
+        rejected_spans=[Span(start=0, end=len(rejected.text))],
+        similarity=None,
+        iterations=None,
+        seed=result.seed,
+        created_at=datetime.now(UTC),
+        metadata=request.metadata,
+    )
 
 
 def _failed(code: str, error: Exception, **details: int) -> JobFailed:

@@ -18,11 +18,13 @@ from typing import TypeVar
 import structlog
 
 from service import tracing
+from service.annotation import AnnotatorAway
 from service.broker import UNAVAILABLE, Broker, Claim, ring_within
 from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
 from service.weightstore import BadWeights
 from worker import metrics
+from worker.annotators import Annotators
 from worker.embedder import Embedder
 from worker.engine import Engine, EngineDied
 from worker.handlers import Handlers, JobFailed
@@ -61,7 +63,8 @@ class Worker:
         self._engine = engine
         self.versions = Versions(engine)
         """The weights that its jobs are done on."""
-        self._handlers = Handlers(broker, engine, self.versions, embedder)
+        self._annotators = Annotators(settings)
+        self._handlers = Handlers(broker, engine, self.versions, embedder, self._annotators)
         self._settings = settings
         self._judged = 0
         """Newest version that was adopted or refused."""
@@ -126,6 +129,7 @@ class Worker:
             for task in [*loops, stopping]:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await self._annotators.close()
             self.versions.close()
         for task in done - {stopping}:
             task.result()  # a loop ends only by an error that nobody expected
@@ -275,6 +279,10 @@ class Worker:
             again = any(error.code == ENGINE_DIED for error in claim.history)
             error = JobError(code=ENGINE_DIED, message=str(died))
             await self._reach(lambda: self._broker.jobs.retry(claim, error, give_up=again))
+        except AnnotatorAway as away:
+            error = JobError(code="annotator_unavailable", message=str(away))
+            log.warning("annotator is away", reason=error.message)
+            await self._reach(lambda: self._broker.jobs.retry(claim, error))
         except UNAVAILABLE as away:
             error = JobError(code="redis_unavailable", message=str(away))
             await self._reach(lambda: self._broker.jobs.retry(claim, error))

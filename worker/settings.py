@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -37,6 +37,19 @@ class WorkerSettings(BaseSettings):
     further masks of an image do not run it again. LLaVA-1.6-7B: some 23 MiB an image."""
     engine_args: dict[str, Any] = {}
     """Any further argument of vLLM's AsyncEngineArgs, as JSON."""
+    annotator_url: str | None = Field(default=None, pattern=r"^https?://")
+    """Of the annotator `openai`: an endpoint of OpenAI's chat completions that sees images, such as
+    `http://127.0.0.1:8001/v1` of a `vllm serve`."""
+    annotator_model: str | None = None
+    """Its model; by default the first that the endpoint lists."""
+    annotator_api_key: SecretStr | None = None
+    """Its key, if it asks for one."""
+    annotator_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds for each of connecting, sending, and waiting for the next bytes."""
+    annotator_attempts: int = Field(default=4, ge=1)
+    """Calls of one question before the job is put back for a later attempt."""
+    annotator_connections: int = Field(default=16, ge=1)
+    """Questions asked at once, at most."""
     drain_s: float = Field(default=30.0, ge=0)
     """After SIGTERM or Ctrl-C: seconds for running jobs to end before they are handed back."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
@@ -48,3 +61,8 @@ class WorkerSettings(BaseSettings):
     load_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds that full weights may take to load while requests are held. Then they are refused
     and the engine is started again with those it had."""
+
+    @field_validator("annotator_url")
+    @classmethod
+    def _without_slash(cls, url: str | None) -> str | None:
+        return url and url.rstrip("/")

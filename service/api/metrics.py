@@ -114,11 +114,17 @@ class _Snapshot(Collector):
     def _of_runs(self) -> Iterator[Metric]:
         pairs = CounterMetricFamily("prefstream_pairs", "Pairs appended to logs.", labels=["run"])
         open_jobs = GaugeMetricFamily("prefstream_run_open_jobs", "Open jobs.", labels=["run"])
-        for run, (count, opened) in self._figures.runs.items():
-            pairs.add_metric([run], count)
-            open_jobs.add_metric([run], opened)
-        yield pairs
-        yield open_jobs
+        unpaired = CounterMetricFamily(
+            "prefstream_unpaired",
+            "Ranked jobs that made no pair.",
+            labels=["run", "reason"],
+        )
+        for name, run in self._figures.runs.items():
+            pairs.add_metric([name], run.pairs)
+            open_jobs.add_metric([name], run.open_jobs)
+            unpaired.add_metric([name, "tie"], run.ties)
+            unpaired.add_metric([name, "unreadable"], run.unreadable)
+        yield from (pairs, open_jobs, unpaired)
         labels = ["run", "group"]
         waiting = GaugeMetricFamily(
             "prefstream_pairs_waiting", "Pairs that the group has not taken.", labels=labels

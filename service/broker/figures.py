@@ -30,8 +30,9 @@ for _, lane in ipairs(LANES) do
 end
 local runs, groups = {}, {}
 for _, run in ipairs(redis.call('SMEMBERS', NS .. ':runs')) do
-  runs[#runs + 1] = {run, redis.call('HGET', run_key(run), 'pairs'),
-    redis.call('ZCARD', run_key(run) .. ':open')}
+  local counts = redis.call('HMGET', run_key(run), 'pairs', 'ties', 'unreadable')
+  runs[#runs + 1] = {run, counts[1], redis.call('ZCARD', run_key(run) .. ':open'),
+    counts[2] or 0, counts[3] or 0}
   for _, group in ipairs(redis.call('SMEMBERS', run_key(run) .. ':groups')) do
     local state = redis.call('HMGET', group_key(run, group), 'acknowledged', 'stale', 'lag', 'aged')
     groups[#groups + 1] = {run, group, waiting(run, group), state[1] or 0, state[2] or 0,
@@ -61,6 +62,17 @@ class GroupFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class RunFigures:
+    pairs: int
+    """Ever appended."""
+    open_jobs: int
+    ties: int
+    """Ranked jobs without a pair, because the annotator preferred none."""
+    unreadable: int
+    """Ranked jobs without a pair, because its verdicts were unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     queued: dict[str, int]
     """By priority."""
@@ -73,8 +85,7 @@ class Figures:
     """Attempts ever given up because their worker fell silent."""
     ended: dict[str, int]
     """Jobs ever ended, by status."""
-    runs: dict[str, tuple[int, int]]
-    """Pairs ever appended and jobs open, by run."""
+    runs: dict[str, RunFigures]
     groups: list[GroupFigures]
 
 
@@ -94,6 +105,6 @@ async def read_figures(store: Store) -> Figures:
         dead_letters=dead,
         leases_lost=counts.pop("leases_lost", 0),
         ended=counts,
-        runs={run: (int(pairs), open_jobs) for run, pairs, open_jobs in runs},
+        runs={run: RunFigures(*map(int, figures)) for run, *figures in runs},
         groups=[GroupFigures(run, group, *map(int, counts)) for run, group, *counts in groups],
     )

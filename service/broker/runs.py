@@ -207,6 +207,8 @@ class Runs:
             oldest_open_at=moment(oldest) if oldest else None,
             dead_jobs=int(fields.get("dead", 0)),
             pairs=int(fields["pairs"]),
+            ties=int(fields.get("ties", 0)),
+            unreadable=int(fields.get("unreadable", 0)),
             trimmed=position_of(fields.get("trimmed", "0")),
             groups=[
                 Group(

@@ -24,12 +24,12 @@ from service.broker.upkeep import PROMOTE, Upkeep
 from service.schemas import (
     Attempt,
     BdhsRequest,
-    BdhsResult,
     JobError,
     JobKind,
     Pair,
     Result,
     SampleRequest,
+    SampleResult,
 )
 
 EVENT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
@@ -124,7 +124,7 @@ return lost
 FINISH = Script(
     APPEND_PAIR
     + """
-local id, fence, result, pair, images, version, nonce, epoch, run_settings = unpack(ARGV)
+local id, fence, result, pair, images, version, nonce, epoch, run_settings, unpaired = unpack(ARGV)
 if not owned(id, fence) then
   -- True for this very call again (its reply was lost), false for a late finisher.
   local state = redis.call('HMGET', job_key(id), 'status', 'attempt')
@@ -134,6 +134,9 @@ local run = redis.call('HGET', job_key(id), 'run')
 if run and pair ~= '' then
   make_run(run, epoch, run_settings)
   append_pair(run, pair, images, version, nonce)
+elseif run and unpaired ~= '' then
+  make_run(run, epoch, run_settings)
+  redis.call('HINCRBY', run_key(run), unpaired, 1)
 end
 redis.call('HSET', job_key(id), 'result', result)
 redis.call('HDEL', job_key(id), 'error')
@@ -264,8 +267,7 @@ class Work(Upkeep):
 
         False: superseded, and nothing was changed.
         """
-        if pair is None and isinstance(result, BdhsResult):
-            pair = result.pair
+        pair = pair or result.pair
         done = await self._store.run(
             FINISH,
             claim.job_id,
@@ -277,6 +279,7 @@ class Work(Upkeep):
             new_nonce(),
             new_epoch(),
             DEFAULTS,
+            unpaired(result),
         )
         return bool(done)
 
@@ -323,6 +326,13 @@ def oldest_version(pair: Pair) -> int | str:
     """Of the policy-made sides; empty if the policy made none."""
     versions = [v for v in (pair.chosen_version, pair.rejected_version) if v is not None]
     return min(versions, default="")
+
+
+def unpaired(result: Result) -> str:
+    """The run's figure that counts a ranking which came to no pair; empty: it is no such result."""
+    if isinstance(result, SampleResult) and result.annotation is not None:
+        return {"tie": "ties", "unreadable": "unreadable"}.get(result.annotation.outcome, "")
+    return ""
 
 
 def unreadable(error: ValidationError) -> JobError:

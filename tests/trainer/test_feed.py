@@ -314,6 +314,8 @@ def test_what_is_asked_for_is_checked_first() -> None:
         (["toy", "--format", "x"], "--format x is none of povid"),
         (["toy", "--rho", "2"], "rho: Input should be less than or equal to 1"),
         (["toy", "--set", "guidanse=none"], "guidanse: Extra inputs are not permitted"),
+        (["toy", "--method", "online"], "needs an --annotator"),
+        (["toy", "--method", "online", "--annotator", "self", "--n", "1"], "ranks 2 to 8"),
         (["toy", "--set", "guidance"], "give FIELD=VALUE"),
         (["toy", "--url", "ftp://x"], "starts with none of"),
     ):

@@ -17,7 +17,11 @@ def examples() -> Iterator[Example]:
             messages=[user_turn(item.prompt, 1)],
             images=(png(item),),
             chosen=item.reference,
-            metadata={"kind": item.kind, "scene": list(item.scene.described)},
+            metadata={
+                "kind": item.kind,
+                "scene": list(item.scene.described),
+                "reference": item.reference,
+            },
             key=f"{number}.0",
             place=f"toy, row {number}",
         )
