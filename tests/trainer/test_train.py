@@ -20,8 +20,8 @@ from tests.trainer.conftest import Configure
 from tests.trainer.trials import Trials, seen
 from trainer import journal
 from trainer.adapter import Unservable
-from trainer.evaluate import margin
 from trainer.ledger import Ledger
+from trainer.margin import margin
 from trainer.patience import Patience
 from trainer.stream import Pairs, Stream
 from trainer.train import BadRun, Bookkeeping, Outcome, build_trainer, train

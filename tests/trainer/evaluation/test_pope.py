@@ -1,0 +1,87 @@
+"""POPE's files and figures, against a count by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.data import samples
+from trainer.data import BadData
+from trainer.evaluation import pope
+
+
+def row(number: int, label: str = "yes", **fields: object) -> dict[str, object]:
+    return {
+        "question_id": number,
+        "image": samples.JPEG,
+        "text": f"Is there a cup {number}?",
+        "label": label,
+        **fields,
+    }
+
+
+def test_a_file_is_lines_of_json_whatever_its_name(tmp_path: Path) -> None:
+    samples.write(tmp_path, "other.jsonl", [])
+    file = tmp_path / "coco_pope_random.json"
+    file.write_text("\n".join(json.dumps(row(n, "yes" if n % 2 else "no")) for n in range(3)))
+    probes = pope.read(file, [], suffix=" Answer yes or no.")
+    assert [probe.yes for probe in probes] == [False, True, False]
+    assert probes[1].question.prompt == "Is there a cup 1? Answer yes or no."
+    assert probes[1].question.image == tmp_path / samples.JPEG
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (row(1, "maybe"), r"a\.jsonl, row 2: its label is 'maybe', not yes or no"),
+        (row(1, image="gone.jpg"), "row 2: there is no image gone.jpg"),
+        ({"text": "?", "label": "yes"}, "row 2 has no field 'image'"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, bad: dict[str, object], reason: str) -> None:
+    file = samples.write(tmp_path, "a.jsonl", [row(0), bad])
+    with pytest.raises(BadData, match=reason):
+        pope.read(file, [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "yes"),
+    [
+        ("Yes", True),
+        ("Yes, there is a cup. No doubt.", True),
+        ("No", False),
+        ("No, there is none.", False),
+        ("There is not, as far as I see", False),
+        ("There are no cups in it.", False),
+        ("Nothing", True),  # POPE's rule looks for three words
+        ("", True),
+    ],
+)
+def test_answers_are_read_by_popes_rule(answer: str, yes: bool) -> None:
+    assert pope.says_yes(answer) is yes
+
+
+def test_figures_against_a_count_by_hand() -> None:
+    said = [True] * 5 + [False] * 5
+    truths = [True, True, True, False, False, True, False, False, False, False]
+    figures = pope.figures(["Yes." if yes else "No." for yes in said], truths)
+    # 3 true positives, 2 false positives, 1 false negative, 4 true negatives.
+    assert figures.questions == 10
+    assert figures.accuracy == pytest.approx(0.7)
+    assert figures.precision == pytest.approx(3 / 5)
+    assert figures.recall == pytest.approx(3 / 4)
+    assert figures.f1 == pytest.approx(2 * 3 / (2 * 3 + 2 + 1))
+    assert (figures.yes, figures.unclear) == (0.5, 0.0)
+
+
+def test_one_sided_answers_divide_by_nothing() -> None:
+    never = pope.figures(["No.", "Maybe not."], [True, False])
+    assert (never.precision, never.recall, never.f1, never.yes) == (0.0, 0.0, 0.0, 0.0)
+    assert (never.accuracy, never.unclear) == (0.5, 0.5)
+
+
+def test_rows_are_named_for_what_sets_them_apart() -> None:
+    files = [Path("coco_pope_random.json"), Path("coco_pope_popular.json")]
+    assert list(pope.names(files)) == ["random", "popular"]
+    files = [Path("coco_pope_random.json"), Path("gqa_pope_random.json")]
+    assert list(pope.names(files)) == ["coco_pope_random", "gqa_pope_random"]

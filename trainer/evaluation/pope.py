@@ -1,0 +1,96 @@
+"""POPE (Li et al. 2023, arXiv 2305.10355): yes/no questions about objects, half of them absent.
+
+A file has a JSON object a line, {question_id, image, text, label}; published are one with random
+absent objects, one with popular and one with those that often go with what is there (adversarial).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.data.example import BadData
+from trainer.data.images import find
+from trainer.data.rows import rows
+from trainer.evaluation.ask import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    question: Question
+    yes: bool
+    """The true answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Shares in [0, 1]; "yes" is the positive class."""
+
+    questions: int
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    yes: float
+    """Share of the answers that say yes."""
+    unclear: float
+    """Share of the answers that open with neither yes nor no; they are read by POPE's rule, too."""
+
+
+def read(file: Path, images: Sequence[Path], *, suffix: str = "") -> list[Probe]:
+    """The questions of a file, each with `suffix` behind it. Raises: BadData."""
+    probes: list[Probe] = []
+    for row in rows(str(file)):
+        try:
+            if row.columns is None:
+                raise ValueError(row.error)
+            label = str(row.columns["label"]).strip().lower()
+            if label not in ("yes", "no"):
+                raise ValueError(f"its label is {label!r}, not yes or no")
+            image = find(row.columns["image"], [*images, row.folder])
+            question = Question(row.columns["text"] + suffix, image, row.place)
+        except KeyError as error:
+            raise BadData(f"{row.place} has no field {error}.") from error
+        except ValueError as error:
+            raise BadData(f"{row.place}: {error}") from error
+        probes.append(Probe(question, label == "yes"))
+    if not probes:
+        raise BadData(f"{file} has no questions.")
+    return probes
+
+
+def says_yes(answer: str) -> bool:
+    """As POPE's evaluation reads it: no, if the first sentence has the word "no", "No" or "not"."""
+    words = answer.split(".")[0].replace(",", "").split(" ")
+    return not {"No", "not", "no"} & set(words)
+
+
+def figures(answers: Sequence[str], truths: Sequence[bool]) -> Figures:
+    said = [says_yes(answer) for answer in answers]
+    pairs = list(zip(said, truths, strict=True))
+    hits = sum(yes and true for yes, true in pairs)
+    precision = _share(hits, sum(said))
+    recall = _share(hits, sum(truths))
+    return Figures(
+        questions=len(pairs),
+        accuracy=_share(sum(yes == true for yes, true in pairs), len(pairs)),
+        precision=precision,
+        recall=recall,
+        f1=_share(2 * precision * recall, precision + recall),
+        yes=_share(sum(said), len(said)),
+        unclear=_share(sum(_unclear(answer) for answer in answers), len(answers)),
+    )
+
+
+def names(files: Sequence[Path]) -> Iterator[str]:
+    """`random` of `coco_pope_random.json`, and whole stems where those are not distinct."""
+    short = [file.stem.rpartition("_")[2] for file in files]
+    for file, name in zip(files, short, strict=True):
+        yield name if short.count(name) == 1 else file.stem
+
+
+def _unclear(answer: str) -> bool:
+    return not answer.strip().lower().startswith(("yes", "no"))
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
