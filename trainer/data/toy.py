@@ -17,11 +17,7 @@ def examples() -> Iterator[Example]:
             messages=[user_turn(item.prompt, 1)],
             images=(png(item),),
             chosen=item.reference,
-            metadata={
-                "kind": item.kind,
-                "scene": list(item.scene.described),
-                "reference": item.reference,
-            },
+            metadata=item.metadata,
             key=f"{number}.0",
             place=f"toy, row {number}",
         )

@@ -4,7 +4,7 @@ Every scene belongs to one split by its content: a scene whose fingerprint is a 
 `HELD_OUT_EVERY` is held out, and neither the recipe of the shipped model nor `examples` ever uses
 it. On top of that each use draws from a random stream of its own name (`stream`), so the same
 number as a seed means different draws in training, examples and held-out data. Needs only the
-standard library and Pillow.
+standard library, Pillow and pydantic.
 """
 
 import random
@@ -14,6 +14,7 @@ from itertools import cycle, islice
 from typing import Literal
 
 from PIL import Image
+from pydantic import JsonValue
 
 from trainer.toy.language import QUESTIONS, Question
 from trainer.toy.world import Scene, render, sample_scene
@@ -38,6 +39,15 @@ class Item:
     def image(self) -> Image.Image:
         """The scene's image, RGB, 56x56 pixels."""
         return render(self.scene)
+
+    @property
+    def metadata(self) -> dict[str, JsonValue]:
+        """What a request about it carries, so that the annotator `toy` can judge by the scene."""
+        return {
+            "kind": self.kind,
+            "scene": list(self.scene.described),
+            "reference": self.reference,
+        }
 
 
 def stream(split: Split, seed: int) -> random.Random:

@@ -191,7 +191,7 @@ def margin_of(output: Path) -> float:
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
     from tests.trainer.pairs import rows_of
-    from trainer.evaluate import margin
+    from trainer.margin import margin
     from trainer.toy import CHECKPOINT
     from trainer.toy.dataset import held_out
     from trainer.toy.model import load
