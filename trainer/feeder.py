@@ -1,8 +1,8 @@
 """Feeds a data set into a run: as fast as the run's window lets it in, and each example once.
 
-Every post carries a key made of the data set, the row, the epoch and the request, so that whatever
-is sent twice (after a lost answer, a restart, a Ctrl-C) is the same job or pair. Beyond the day
-that the service remembers keys for, the mark knows what was accepted.
+Every post carries a key made of the data set, the row, the epoch, the run's log and the request, so
+that whatever is sent twice (after a lost answer, a restart, a Ctrl-C) is the same job or pair.
+Beyond the day that the service remembers keys for, the mark knows what was accepted.
 """
 
 import asyncio
@@ -94,8 +94,7 @@ class Plan:
             "metadata": metadata,
         }
         if self.method == "offline":
-            pair = PairRequest(chosen=example.chosen, rejected=example.rejected or "", **common)
-            return pair.model_copy(update={"pair_id": self.key(example, epoch, pair)})
+            return PairRequest(chosen=example.chosen, rejected=example.rejected or "", **common)
         seed = int(_sha256(f"{self.seed} {epoch} {example.key}")[:13], 16)
         common |= {"run": self.run, "seed": seed, **self.fields}
         if self.method == "bdhs":
@@ -104,11 +103,6 @@ class Plan:
             return BdhsRequest(reference=example.chosen, **common)
         common.setdefault("n", 2)
         return SampleRequest(**common)
-
-    def key(self, example: Example, epoch: int, request: Request) -> str:
-        """By which the service knows that it was sent this before."""
-        content = [self.dataset, example.key, epoch, self.run, request.model_dump_json()]
-        return _sha256(json.dumps(content))
 
     def check(self) -> None:
         """Raises: ValueError (pydantic's, too), for `fields` that no request can have."""
@@ -150,6 +144,7 @@ class Feeder:
         """There was nothing left to feed."""
         self._client = client
         self._marks = marks
+        self._log = ""
         self._refs: OrderedDict[Path, str] = OrderedDict()
         self._reading = asyncio.Lock()
         self._jobs: asyncio.Queue[str | None] = asyncio.Queue()
@@ -160,6 +155,7 @@ class Feeder:
         Raises: BadData, BadRow, ProblemError (what the service will not take from anybody).
         """
         run = await self._reach(self._prepare_run)
+        self._log = run.epoch
         mark = Mark(self._marks / f"{self.plan.run}-{self.plan.digest}.json", run.epoch)
         self.resumed = not mark.fresh
         self.finished_before = mark.epoch >= self.plan.epochs
@@ -269,9 +265,12 @@ class Feeder:
         return stored.image
 
     async def _post(self, example: Example, request: Request, epoch: int) -> None:
-        client, key = self._client, self.plan.key(example, epoch, request)
+        # By this the service knows that it was sent this before, for the same log.
+        content = [self.plan.dataset, example.key, epoch, self._log, request.model_dump_json()]
+        key, client = _sha256(json.dumps(content)), self._client
         if isinstance(request, PairRequest):
-            await self._reach(lambda: client.append(self.plan.run, request))
+            pair = request.model_copy(update={"pair_id": key})
+            await self._reach(lambda: client.append(self.plan.run, pair))
             self.tally.pairs += 1
             return
         if isinstance(request, BdhsRequest):

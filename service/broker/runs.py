@@ -96,10 +96,11 @@ APPEND = Script(
     WAITING
     + APPEND_PAIR
     + """
-local run, pair, images, nonce, pair_id, key, fingerprint, epoch, run_settings = unpack(ARGV)
-local first = redis.call('HMGET', NS .. ':key:' .. key, 'pair', 'fingerprint')
-if first[1] then return {first[2] == fingerprint and 'known' or 'conflict'} end
+local run, pair, images, nonce, key, fingerprint, epoch, run_settings = unpack(ARGV)
 make_run(run, epoch, run_settings)
+local epoch = redis.call('HGET', run_key(run), 'epoch')
+local first = redis.call('HMGET', NS .. ':key:' .. key, 'epoch', 'fingerprint')
+if first[1] == epoch then return {first[2] == fingerprint and 'known' or 'conflict'} end
 local window = tonumber(redis.call('HGET', run_key(run), 'window'))
 local used = redis.call('ZCARD', run_key(run) .. ':open') + waiting(run, 'trainer')
 if used >= window then return {'window', used, window} end
@@ -107,7 +108,7 @@ for ref in string.gmatch(images, '%S+') do
   if not redis.call('ZSCORE', NS .. ':images', ref) then return {'image', ref} end
 end
 append_pair(run, pair, images, '', nonce)
-redis.call('HSET', NS .. ':key:' .. key, 'pair', pair_id, 'fingerprint', fingerprint)
+redis.call('HSET', NS .. ':key:' .. key, 'epoch', epoch, 'fingerprint', fingerprint)
 redis.call('PEXPIRE', NS .. ':key:' .. key, IDEMPOTENCY_TTL_MS)
 return {'new'}
 """
@@ -254,7 +255,6 @@ class Runs:
             pair.model_dump_json(),
             " ".join(dict.fromkeys(pair.images)),
             new_nonce(),
-            pair_id,
             _sha256(f"pair\n{name}\n{pair_id}"),
             _sha256(request.model_dump_json()),
             new_epoch(),

@@ -41,6 +41,8 @@ async def test_a_pair_given_twice_is_appended_once(broker: Broker) -> None:
         await broker.runs.append("r", pair(1, pair_id="p"))
     assert not (await broker.runs.append("other", pair(1, pair_id="p"))).repeated
     assert len((await broker.runs.pairs("r", None, 10)).pairs) == 1
+    await broker.runs.delete("r")
+    assert not (await broker.runs.append("r", pair(pair_id="p"))).repeated, "it is another run"
 
 
 async def test_the_window_counts_them(broker: Broker) -> None:
