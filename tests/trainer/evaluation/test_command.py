@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "PREFSTREAM_WORKER_DTYPE": "float32",
     "PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION": "0.1",
     "PREFSTREAM_WORKER_MAX_LORA_RANK": "8",
+    "PREFSTREAM_WORKER_TTL_S": "120",  # a busy machine's worker may be silent for a while
 }
 
 
