@@ -317,8 +317,8 @@ class Response(Model):
 
     @property
     def oldest_version(self) -> int:
-        """Of the weights that wrote it."""
-        return min(span.version for span in self.weight_versions)
+        """Of the weights that wrote it; 0 if nothing was written."""
+        return min((span.version for span in self.weight_versions), default=0)
 
 
 class ImageView(Model):

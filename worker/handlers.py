@@ -158,7 +158,7 @@ class Handlers:
         lora: LoRARequest | None,
     ) -> Annotation:
         assert request.annotator is not None
-        version = result.responses[0].weight_versions[-1].version
+        version = result.responses[0].oldest_version
         annotator, judge = await self._annotators.get(request.annotator, version)
 
         async def ask(conversation: Sequence[Message], *, max_tokens: int) -> str:
