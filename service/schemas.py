@@ -188,6 +188,11 @@ class SampleRequest(JobRequest):
     def texts(self) -> list[str]:
         return [*super().texts, *self.stop]
 
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What shapes the pair, beside the conversation, the seed, the weights."""
+        return self.model_dump(mode="json", include=RANKING)
+
 
 class BdhsRequest(JobRequest):
     """`POST /bdhs`: a rejected response made from a trusted one (the paper's section on BDHS)."""
@@ -283,6 +288,10 @@ class PairRequest(Prompted):
 SHAPING = set(BdhsRequest.model_fields) - {
     *("prompt", "messages", "images", "reference", "seed", "weight_version"),
     *("run", "priority", "deadline_s", "metadata", "trace"),
+}
+RANKING = set(SampleRequest.model_fields) - {
+    *("prompt", "messages", "images", "seed", "weight_version"),
+    *("run", "priority", "deadline_s", "metadata", "logprobs"),
 }
 
 

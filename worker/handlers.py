@@ -233,6 +233,7 @@ def _ranked_pair(claim: Claim, request: SampleRequest, result: SampleResult) -> 
         similarity=None,
         iterations=None,
         seed=result.seed,
+        settings=request.settings,
         created_at=datetime.now(UTC),
         metadata=request.metadata,
     )
