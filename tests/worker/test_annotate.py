@@ -59,7 +59,7 @@ def embedder() -> Embedder:
 
 @pytest.fixture
 def settings(server: Server) -> Settings:
-    return Settings(redis_url=server.url, lease_s=3, retry_base_s=0)  # pyright: ignore[reportArgumentType]
+    return Settings(redis_url=server.url, lease_s=30, retry_base_s=0)  # pyright: ignore[reportArgumentType]
 
 
 async def submit(broker: Broker, item: Item, annotator: str, **fields: object) -> str:
