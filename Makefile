@@ -26,7 +26,11 @@ chaos: $(READY)  ## the queue's fault test, long
 compose-test: $(READY)  ## docker compose up, for real; needs Docker, and some 10 GB
 	PREFSTREAM_TEST_COMPOSE=1 $(BIN)/pytest tests/compose -s --timeout 3600
 
-bench: $(READY)  ## print the benchmarks' tables
+bench: $(READY)  ## print the benchmarks' tables; needs wrk, and installs the queue's rivals
+	$(BIN)/pip install --quiet taskiq==0.13.0 taskiq-redis==1.2.4 pydocket==0.27.0
+	$(BIN)/python -m tests.bench.queue
+	$(BIN)/python -m tests.bench.accept
+	$(BIN)/python -m tests.bench.depth
 	VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m tests.bench.swap
 	VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m tests.bench.full
 	$(BIN)/python -m tests.bench.overlap

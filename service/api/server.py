@@ -1,5 +1,6 @@
 """Runs the app under uvicorn, and lets long answers end when it is told to stop."""
 
+import gc
 from contextlib import suppress
 from socket import socket
 from types import FrameType
@@ -27,6 +28,8 @@ class Server(uvicorn.Server):
         self._app = app
 
     def run(self, sockets: list[socket] | None = None) -> None:
+        gc.collect()
+        gc.freeze()  # what is there by now stays: no later collection need look at it
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped in order
             super().run(sockets)
 

@@ -115,7 +115,9 @@ for i = 1, #ARGV, 2 do
       redis.call(unpack(command))
     end
   else
-    lost[#lost + 1] = id
+    -- Not lost is what this very attempt has just finished.
+    local state = redis.call('HMGET', job_key(id), 'status', 'attempt')
+    if state[1] ~= 'succeeded' or state[2] ~= fence then lost[#lost + 1] = id end
   end
 end
 return lost

@@ -75,6 +75,7 @@ def load(port: int, connections: int, script: Path) -> tuple[float, float, float
     output = subprocess.run(
         [
             *("wrk", "-t", "1", "-c", str(connections), "-d", str(SECONDS), "-s", str(script)),
+            *("--timeout", "30s"),
             f"http://127.0.0.1:{port}/sample",
         ],
         check=True,

@@ -43,6 +43,7 @@ async def test_a_job_is_enqueued_claimed_and_finished(broker: Broker) -> None:
     assert running.started_at
 
     assert await broker.jobs.finish(claim, sample_result())
+    assert await broker.jobs.renew([claim]) == set()  # it is done, not lost
     done = await broker.jobs.get(job.id)
     assert done
     assert done.status == JobStatus.succeeded
