@@ -1,18 +1,23 @@
-"""`prefstream compare-embedders`: how ε_s carries over from one embedder to another."""
+"""`prefstream compare-embedders`: how ε_s carries over from one embedder to another.
+
+Light to import, as all commands are: the service has them too, without numpy.
+"""
 
 import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from service.console import fail
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 console = Console(highlight=False)
 
@@ -32,6 +37,8 @@ def compare_embedders(
 
     Agreement is the share of responses that both call different, or both similar.
     """
+    import numpy as np
+
     if len(embedder) < 2:
         fail("Name two embedders or more, each with --embedder.")
     try:
@@ -55,7 +62,7 @@ def compare_embedders(
 
 
 def carried_over(
-    first: NDArray[np.float64], other: NDArray[np.float64], threshold: float
+    first: "NDArray[np.float64]", other: "NDArray[np.float64]", threshold: float
 ) -> tuple[float, float]:
     """ε_s of the other embedder that calls as many responses different, and how often they agree.
 
@@ -63,12 +70,16 @@ def carried_over(
         first, other: similarities of the same responses, float64 of shape (responses,).
         threshold: ε_s of the first.
     """
+    import numpy as np
+
     differ = first < threshold
     own = float(np.quantile(other, differ.mean()))
     return own, float(np.mean(differ == (other < own)))
 
 
-async def _similarities(name: str, texts: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+async def _similarities(name: str, texts: Sequence[tuple[str, str]]) -> "NDArray[np.float64]":
+    import numpy as np
+
     from worker.embedder import Embedder
 
     try:

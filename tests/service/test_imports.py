@@ -2,13 +2,23 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "vllm", "transformers", "sentence_transformers", "trl", "numpy")
+HEAVY = ("torch", "vllm", "transformers", "sentence_transformers", "trl", "numpy", "datasets")
 
 
-@pytest.mark.parametrize("module", ["service.api", "service.client", "service.broker"])
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+
+COMMANDS = sorted(
+    {entry.split(":")[0] for entry in PROJECT["entry-points"]["prefstream.commands"].values()}
+)
+"""`prefstream` loads all of them, also where only the service is installed."""
+
+
+@pytest.mark.parametrize("module", ["service.api", "service.client", "service.broker", *COMMANDS])
 def test_no_heavy_library_is_imported(module: str) -> None:
     program = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
