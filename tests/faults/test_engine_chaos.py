@@ -30,7 +30,7 @@ WORKERS = 2
 LEASE_S = 5.0
 OPEN = 12
 """Jobs in line or running, until the trouble is over."""
-DECK = ("kill", "kill", "freeze", "restart", "restart", "kill and restart")
+DECK = ("kill", "freeze", "restart", "kill and restart")
 PATIENCE_S = 300.0
 
 ENVIRONMENT = {
@@ -121,7 +121,7 @@ async def hurt(what: str, stage: Stage, feeder: Feeder, broker: Broker) -> None:
         await asyncio.sleep(0.1)
     pid, jobs = random.choice(list(busy.items()))
     if "kill" in what:
-        os.kill(pid, signal.SIGKILL)
+        stage.kill(str(stage.role(pid)))
     if "restart" in what:
         await asyncio.to_thread(stage.restart_server)
     if "freeze" in what:
