@@ -6,7 +6,7 @@ need not know who else is in the house.
 
 import importlib.metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,8 +74,26 @@ app.add_typer(tend.jobs, name="jobs")
 app.add_typer(tend.runs, name="runs")
 app.command()(replay)
 
+
+def _load(entry: importlib.metadata.EntryPoint) -> Any:
+    """The command; where its room is not installed, one that says so."""
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        missing = str(error)
+
+    def absent() -> None:
+        room = entry.module.partition(".")[0]
+        fail(
+            f"`prefstream {entry.name}` is not installed ({missing}). It needs prefstream[{room}]."
+        )
+
+    absent.__doc__ = f"Not installed: {missing}."
+    return absent
+
+
 for _entry in sorted(importlib.metadata.entry_points(group="prefstream.commands")):
-    _command = _entry.load()
+    _command = _load(_entry)
     if isinstance(_command, typer.Typer):
         app.add_typer(_command, name=_entry.name)
     else:

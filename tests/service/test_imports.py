@@ -3,9 +3,13 @@
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from typer import Exit
+
+from service.cli import _load
 
 HEAVY = ("torch", "vllm", "transformers", "sentence_transformers", "trl", "numpy", "datasets")
 
@@ -23,3 +27,9 @@ def test_no_heavy_library_is_imported(module: str) -> None:
     program = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+def test_a_command_whose_room_is_not_installed_says_so() -> None:
+    entry = EntryPoint("ponder", "worker.ponder:ponder", "prefstream.commands")
+    with pytest.raises(Exit):
+        _load(entry)()
