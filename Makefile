@@ -34,6 +34,7 @@ bench: $(READY)  ## print the benchmarks' tables; needs wrk, and installs the qu
 	VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m tests.bench.swap
 	VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m tests.bench.full
 	$(BIN)/python -m tests.bench.overlap
+	$(BIN)/python -m tests.bench.bdhs
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -56,7 +56,7 @@ def house(
             start_new_session=True,
         )
         try:
-            while httpx.get(f"{url}/health/ready").status_code != 200:
+            while not httpx.get(f"{url}/health/ready").json()["workers"]:
                 assert worker.poll() is None, log.read_text()[-3000:]
             yield url, log
         finally:
