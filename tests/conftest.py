@@ -1,9 +1,11 @@
 """Servers and brokers for all tests."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -13,6 +15,18 @@ from service.broker import Broker
 from service.settings import Settings
 from tests.servers import Server, flavours
 from tests.service.leaks import find_leaks
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging, to a stream that is the test's
+    own and closes with it."""
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(False)
+    for handler in logging.root.handlers[:]:
+        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

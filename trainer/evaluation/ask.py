@@ -55,7 +55,8 @@ class Asker:
         if saved is not None and saved.exists():
             for line in saved.read_text().splitlines():
                 row = json.loads(line)
-                self._known[row.pop("key")] = Answer(**row)
+                key = row.pop("key")
+                self._known[key] = Answer(**row)
 
     async def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """The answers, in order. Raises: NoAnswer, ProblemError."""
