@@ -1,9 +1,11 @@
-"""What the commands share: settings read with care, and an end with a message."""
+"""What the commands share: settings read with care, progress, and an end with a message."""
 
 from typing import NoReturn
 
 import typer
 from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.settings import MissingRedis, Settings
 
@@ -27,3 +29,14 @@ def fail(message: str) -> NoReturn:
     """Ends the command with status 2 and the message."""
     typer.secho(message, fg="red", err=True)
     raise typer.Exit(2)
+
+
+def progress_bars(console: Console) -> Progress:
+    """Progress of long work: a line each, with how many are done of how many."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )

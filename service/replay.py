@@ -17,7 +17,6 @@ from service.schemas import (
     Job,
     Message,
     Pair,
-    TextPart,
 )
 from service.tend import SERVICE, Url, connect
 
@@ -116,7 +115,7 @@ def differences(pair: Pair, trace: BdhsTrace | None, now: BdhsResult) -> list[tu
 
 def text_of(side: list[Message]) -> str:
     """The text of a pair's side."""
-    return "".join(p.text for m in side for p in m.parts if isinstance(p, TextPart))
+    return "".join(message.text for message in side)
 
 
 def _find(client: Client, pair_id: str, run: str | None) -> tuple[Pair, BdhsTrace | None]:

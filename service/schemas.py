@@ -69,6 +69,11 @@ class Message(Model):
             return [TextPart(text=self.content)]
         return self.content
 
+    @property
+    def text(self) -> str:
+        """Its text, without the images."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
 
 def user_turn(prompt: str, images: int) -> Message:
     """The conversation that a bare `prompt` stands for: the images, then the text."""
@@ -412,6 +417,38 @@ class Pair(Model):
     weights, enough to make the same pair again (`prefstream replay`)."""
     created_at: datetime
     metadata: dict[str, JsonValue] = {}
+
+    @classmethod
+    def offline(
+        cls,
+        *,
+        prompt: list[Message],
+        images: list[str],
+        chosen: str,
+        rejected: str,
+        pair_id: str,
+        run: RunName | None,
+        created_at: datetime,
+        metadata: dict[str, JsonValue],
+    ) -> Self:
+        """A pair of a data set: no policy wrote a side of it."""
+        return cls(
+            prompt=prompt,
+            images=images,
+            chosen=[assistant_turn(chosen)],
+            rejected=[assistant_turn(rejected)],
+            pair_id=pair_id,
+            run=run,
+            method="offline",
+            chosen_version=None,
+            rejected_version=None,
+            rejected_spans=[],
+            similarity=None,
+            iterations=None,
+            seed=None,
+            created_at=created_at,
+            metadata=metadata,
+        )
 
 
 class Judgement(Model):

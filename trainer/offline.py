@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import overload
 
-from service.schemas import Pair, assistant_turn
+from service.schemas import Pair
 from trainer import data
 from trainer.data import BadData, Example
 from trainer.stream import Row
@@ -49,20 +49,13 @@ class DataSet(Sequence[Row]):
 
     def _pair(self, example: Example) -> Pair:
         rejected = example.chosen if example.rejected is None else example.rejected
-        return Pair(
+        return Pair.offline(
             prompt=example.messages,
             images=[],  # the row has their bytes
-            chosen=[assistant_turn(example.chosen)],
-            rejected=[assistant_turn(rejected)],
+            chosen=example.chosen,
+            rejected=rejected,
             pair_id=str(example.metadata.get("pair_id", example.place)),
             run=None,
-            method="offline",
-            chosen_version=None,
-            rejected_version=None,
-            rejected_spans=[],
-            similarity=None,
-            iterations=None,
-            seed=None,
             created_at=self._made_at,
             metadata=example.metadata,
         )

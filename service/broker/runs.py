@@ -31,7 +31,6 @@ from service.schemas import (
     PairsPage,
     Run,
     RunSettings,
-    assistant_turn,
 )
 
 CANCELLED_AT_ONCE = 500
@@ -232,20 +231,13 @@ class Runs:
         Raises: WindowFull, ImageGone, PairConflict.
         """
         pair_id = request.pair_id or secrets.token_hex(16)
-        pair = Pair(
+        pair = Pair.offline(
             prompt=request.conversation,
             images=request.images,
-            chosen=[assistant_turn(request.chosen)],
-            rejected=[assistant_turn(request.rejected)],
+            chosen=request.chosen,
+            rejected=request.rejected,
             pair_id=pair_id,
             run=name,
-            method="offline",
-            chosen_version=None,
-            rejected_version=None,
-            rejected_spans=[],
-            similarity=None,
-            iterations=None,
-            seed=None,
             created_at=datetime.now(UTC),
             metadata=request.metadata,
         )

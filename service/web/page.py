@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from service.schemas import BdhsTrace, IterationTrace, Message, Pair, Span, TextPart
+from service.schemas import BdhsTrace, IterationTrace, Message, Pair, Span
 from service.web.patches import PatchMap, kept_patches, patch_map, svg_path
 from service.web.picture import Picture, picture
 
@@ -138,10 +138,7 @@ def _writer(version: int | None) -> str:
 
 
 def _text(messages: Sequence[Message]) -> str:
-    return "\n\n".join(
-        "".join(part.text for part in message.parts if isinstance(part, TextPart))
-        for message in messages
-    )
+    return "\n\n".join(message.text for message in messages)
 
 
 def _csp_hash(content: str) -> str:

@@ -88,7 +88,7 @@ async def embed(embedder: Embedder, results: Sequence[BdhsResult]) -> None:
     """What the service compared, with nothing beside it, in the largest batches."""
     await asyncio.gather(
         *(
-            embedder.similarity(iteration.text, str(result.pair.chosen[0].parts[0]))
+            embedder.similarity(iteration.text, result.pair.chosen[0].text)
             for result in results
             for iteration in (result.trace.iterations if result.trace else ())
         )

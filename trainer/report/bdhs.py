@@ -169,7 +169,7 @@ def responses(found: Sequence[Made]) -> list[dict[str, Any]]:
         {
             "variant": made.variant.name,
             "iteration": number,
-            "reference": text_of(result),
+            "reference": result.pair.chosen[0].text,
             "text": iteration.text,
             "similarity": iteration.similarity,
         }
@@ -178,14 +178,6 @@ def responses(found: Sequence[Made]) -> list[dict[str, Any]]:
         if result.trace
         for number, iteration in enumerate(result.trace.iterations, start=1)
     ]
-
-
-def text_of(result: BdhsResult) -> str:
-    """The reference that a pair was made from."""
-    content = result.pair.chosen[0].content
-    if isinstance(content, str):
-        return content
-    return "".join(part.text for part in content if part.type == "text")
 
 
 def plot(found: Sequence[Made], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +9,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service import logs
 from service.client import AsyncClient, ProblemError
-from service.console import fail
-from service.up import House, HouseFell
+from service.console import fail, progress_bars
+from service.up import House, HouseFell, free_port
 from trainer.data import LAYOUTS, TOY, BadData, BadRow, Example, read
 
 console = Console(highlight=False)
@@ -77,7 +75,7 @@ def bdhs(
                 model="toy",
                 embedder="embedded",
                 host="127.0.0.1",
-                port=_free_port(),
+                port=free_port(),
                 data=out / "work",
             ) as house:
                 asyncio.run(_run(house.url, data, found, settings, out))
@@ -97,13 +95,7 @@ async def _run(
 
     key = os.environ.get("PREFSTREAM_API_KEY")
     async with AsyncClient(url, api_key=key, patience_s=600) as client:
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        ) as progress:
+        with progress_bars(console) as progress:
             found = []
             for variant in VARIANTS:
                 bar = progress.add_task(variant.name, total=len(examples))
@@ -116,9 +108,3 @@ async def _run(
         page = await show(client, found)
     await asyncio.to_thread(write, out, found, about, page)
     console.print(table(found))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

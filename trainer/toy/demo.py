@@ -8,7 +8,6 @@ publishes, measures again, and leaves the pairs as JSONL and as a page.
 import asyncio
 import json
 import shutil
-import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from service import logs
 from service.client import AsyncClient, image_data
-from service.console import fail
+from service.console import fail, progress_bars
 from service.schemas import BdhsRequest, BdhsResult, RunSettings
-from service.up import TOY_TRAINING, House, HouseFell
+from service.up import TOY_TRAINING, House, HouseFell, free_port
 from service.web.page import ShownPair, render_pairs
 from trainer.toy.dataset import examples
 from trainer.toy.heldout import HeldOut, measure, png
@@ -82,7 +81,7 @@ async def _run(url: str, out: Path, steps: int, images: int) -> None:
     versions = -(-steps // PUBLISH_EVERY)  # the last step publishes, too
     async with AsyncClient(url, patience_s=PATIENCE_S) as client:
         await client.put_run(RUN, RunSettings(window=WINDOW))
-        with _progress() as progress:
+        with progress_bars(console) as progress:
             bar = progress.add_task("Measuring the policy on held-out images", total=1)
             before = await measure(client, images)
             progress.update(bar, completed=1)
@@ -202,19 +201,3 @@ async def _write(
             shown.append(ShownPair(pair=pair, image=image, trace=traces.get(pair.pair_id)))
     page = render_pairs(shown, title="Pairs of the toy model", summary=figures)
     (out / "pairs.html").write_text(page)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -14,13 +14,11 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service import logs
 from service.client import AsyncClient
-from service.console import fail
-from service.up import House, HouseFell
-from trainer.toy.demo import free_port
+from service.console import fail, progress_bars
+from service.up import House, HouseFell, free_port
 from trainer.toy.experiment import pairs, report
 from trainer.toy.experiment.cell import Cell, OtherSettings, run
 from trainer.toy.experiment.pairs import Tell
@@ -126,7 +124,7 @@ async def _cells(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: Pat
 
 async def _run_all(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: Path) -> None:
     async with AsyncClient(url, patience_s=PATIENCE_S) as client:
-        with _progress() as progress:
+        with progress_bars(console) as progress:
             bars: dict[str, Any] = {}
 
             def telling(title: str) -> Tell:
@@ -156,13 +154,3 @@ async def _run_all(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: P
                     f"{m.hallucination_rate:.3f}, recall {m.object_recall:.3f}, well-formed "
                     f"{m.well_formed:.3f} ({cell.seconds:.0f} s)"
                 )
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
