@@ -8,7 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 
-PATIENCE_S = 4.0
+PATIENCE_S = 12.0
 
 
 def main() -> None:

@@ -552,6 +552,8 @@ class Job(Model):
     created_at: datetime
     started_at: datetime | None = None
     """Start of the latest attempt."""
+    worker: str | None = None
+    """Whose attempt that is, or was."""
     finished_at: datetime | None = None
     result: Result | None = None
     error: JobError | None = None

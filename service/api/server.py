@@ -1,6 +1,7 @@
 """Runs the app under uvicorn, and lets long answers end when it is told to stop."""
 
 import gc
+import signal
 from contextlib import suppress
 from socket import socket
 from types import FrameType
@@ -30,12 +31,15 @@ class Server(uvicorn.Server):
     def run(self, sockets: list[socket] | None = None) -> None:
         gc.collect()
         gc.freeze()  # what is there by now stays: no later collection need look at it
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped in order
+        with suppress(KeyboardInterrupt):  # before it listens to signals
             super().run(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stops in order, and then ends with 0: uvicorn's own would end it by the signal after all.
+        A second Ctrl-C does not wait."""
         self.end_long_answers()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     def end_long_answers(self) -> None:
         context = getattr(self._app.state, "context", None)

@@ -43,7 +43,7 @@ from service.schemas import (
 RESULT: TypeAdapter[Result] = TypeAdapter(Result)
 METADATA: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 FIELDS = (
-    "kind", "status", "run", "priority", "attempt", "created", "started", "finished",
+    "kind", "status", "run", "priority", "attempt", "created", "started", "owner", "finished",
     "error", "history", "metadata", "result",
 )  # fmt: skip
 
@@ -324,6 +324,7 @@ def job_from(job_id: str, values: list[Any]) -> Job | None:
         attempt=int(fields["attempt"]),
         created_at=moment(fields["created"]),
         started_at=moment(fields["started"]) if fields["started"] else None,
+        worker=fields["owner"],
         finished_at=moment(fields["finished"]) if fields["finished"] else None,
         result=RESULT.validate_json(fields["result"]) if fields["result"] else None,
         error=JobError.model_validate_json(fields["error"]) if fields["error"] else None,

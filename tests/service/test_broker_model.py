@@ -26,7 +26,14 @@ from hypothesis.stateful import (
 )
 
 from service.broker import Broker, Claim, LeaseLost, LogChanged, RunBusy, WindowFull
-from service.schemas import JobError, JobStatus, LeaseRequest, Priority, RunSettings
+from service.schemas import (
+    JobError,
+    JobStatus,
+    LeaseRequest,
+    PairRequest,
+    Priority,
+    RunSettings,
+)
 from service.settings import Settings
 from tests.servers import Server
 from tests.service.leaks import find_leaks
@@ -66,8 +73,8 @@ class ModelGroup:
 
 @dataclass
 class ModelRun:
-    log: list[tuple[str, int]] = field(default_factory=list)
-    """Job and version of each pair."""
+    log: list[tuple[str, int | None]] = field(default_factory=list)
+    """Id and version of each pair; those of data sets have none."""
     groups: dict[str, ModelGroup] = field(default_factory=dict)
 
 
@@ -256,6 +263,23 @@ class BrokerMachine(RuleBasedStateMachine):
         for claim in self.claim(count=100).values:
             self.finish(claim=claim, age=age)
 
+    @rule(run=st.sampled_from(RUNS), number=st.integers(0, 3))
+    def append(self, run: str, number: int) -> None:
+        """A pair of a data set, perhaps one that is there."""
+        request = PairRequest(
+            prompt="?", chosen=f"Yes, {number}.", rejected="No.", pair_id=f"p{number}"
+        )
+        entry = (f"p{number}", None)
+        log = self.runs[run].log
+        if entry not in log and self.open_jobs(run) + self.waiting(run) >= WINDOW:
+            with pytest.raises(WindowFull):
+                self.wait(self.broker.runs.append(run, request))
+            return
+        appended = self.wait(self.broker.runs.append(run, request))
+        assert appended.repeated == (entry in log)
+        if not appended.repeated:
+            log.append(entry)
+
     @rule()
     def announce(self) -> None:
         self.version += 1
@@ -281,7 +305,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 break
             if position in state.stale:
                 taken = max(taken, position + 1)
-            elif self.version - log[position][1] > 1:
+            elif self.lag(log[position][1]) > 1:
                 state.stale.add(position)
                 if position in state.again:
                     state.again.remove(position)
@@ -300,6 +324,9 @@ class BrokerMachine(RuleBasedStateMachine):
         state.again = [position for position in state.again if position not in picked]
         state.leases[batch.lease] = picked
         return run, group, batch.lease
+
+    def lag(self, version: int | None) -> int:
+        return 0 if version is None else self.version - version
 
     @rule(lease=leases)
     def ack(self, lease: tuple[str, str, str]) -> None:

@@ -41,6 +41,7 @@ async def test_a_job_is_enqueued_claimed_and_finished(broker: Broker) -> None:
     assert running
     assert running.status == JobStatus.running
     assert running.started_at
+    assert running.worker == claim.worker_id
 
     assert await broker.jobs.finish(claim, sample_result())
     assert await broker.jobs.renew([claim]) == set()  # it is done, not lost

@@ -42,5 +42,5 @@ async def test_long_answers_end_when_the_service_stops(
                 process.send_signal(number)
                 async for _ in batches.aiter_lines():
                     pass
-            process.wait(10)
+            assert process.wait(10) == 0, "an orderly end, by whichever signal"
             assert time.monotonic() - start < 5, "well before uvicorn loses its patience"

@@ -235,6 +235,26 @@ async def test_cancelling_a_running_job_aborts_it(
         assert (await ended(broker, job_id)).status is JobStatus.cancelled
 
 
+async def test_a_running_job_ends_at_its_deadline(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    # Every iteration is found too similar: it would take far longer.
+    long = bdhs(max_tokens=400, rho=0.0, max_iterations=20, similarity_threshold=-1, deadline_s=0.5)
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder) as worker:
+        job_id = await submit(broker, long)
+        while not worker.running:
+            await asyncio.sleep(0.005)
+        job = await ended(broker, job_id)
+        assert (job.status, job.attempt) == (JobStatus.failed, 1)
+        assert job.error
+        assert job.error.code == "deadline_exceeded"
+        async with asyncio.timeout(10):
+            while worker.running:
+                await asyncio.sleep(0.005)
+        after = await ended(broker, await submit(broker, bdhs()))
+    assert after.status is JobStatus.succeeded, "and the worker goes on"
+
+
 async def test_a_worker_that_comes_late_begins_with_the_newest_weights(
     settings: Settings, engine: Engine, embedder: Embedder, tmp_path: Path
 ) -> None:
