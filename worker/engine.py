@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -19,8 +20,10 @@ from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from service import models, pictures, tracing
 from service.schemas import ImageView, WeightSpan
@@ -93,6 +96,26 @@ def written_by(written: CompletionOutput, lora: LoRARequest | None) -> list[Weig
     return [WeightSpan(start=s.start, end=s.end, version=int(s.version)) for s in spans]
 
 
+def _on_this_platform(settings: WorkerSettings) -> dict[str, Any]:
+    """What vLLM must be told on a CPU, and knows by itself on a GPU.
+
+    The model runs in the process of its scheduler. Else each waits for the other by spinning, which
+    takes a core away from all else (docs/benchmarks.md). vLLM turns the name "uni" into "mp",
+    because it binds threads to cores in processes of their own; here OMP_NUM_THREADS says how many
+    there are, and they sleep while they wait.
+
+    No prompt is computed in pieces: after each piece vLLM sets the request's random generator back,
+    which one on a CPU cannot do, and the engine dies (tests/worker/test_engine.py).
+    """
+    if not current_platform.is_cpu():
+        return {}
+    whole: dict[str, Any] = {"enable_chunked_prefill": False}
+    if settings.tensor_parallel_size > 1:
+        return whole
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return whole | {"distributed_executor_backend": UniProcExecutor}
+
+
 class Engine:
     """A vLLM engine for a LLaVA model, and what must be known of that model to feed it.
 
@@ -162,7 +185,7 @@ class Engine:
             additional_config={FEATURE_CACHE_GIB: s.feature_cache_gib},
             otlp_traces_endpoint=tracing.endpoint(),
             **({} if s.max_model_len is None else {"max_model_len": s.max_model_len}),
-            **s.engine_args,
+            **_on_this_platform(s) | s.engine_args,
         )
 
     @staticmethod

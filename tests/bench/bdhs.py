@@ -237,7 +237,7 @@ def main(what: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         real = geometry.real(Path(folder))
         parts: dict[str, Callable[[], None]] = {
-            "toy": lambda: rivals(geometry.toy(), 96, 12, (64, 64)),
+            "toy": lambda: rivals(geometry.toy(), 192, 12, (64, 64)),
             "real": lambda: rivals(real, 24, 2, (8, 32)),
             "cache": lambda: cache(real),
             "growth": lambda: growth(real),
