@@ -97,23 +97,17 @@ def written_by(written: CompletionOutput, lora: LoRARequest | None) -> list[Weig
 
 
 def _on_this_platform(settings: WorkerSettings) -> dict[str, Any]:
-    """What vLLM must be told on a CPU, and knows by itself on a GPU.
+    """What vLLM must be told on a CPU, and does by itself on a GPU.
 
     The model runs in the process of its scheduler. Else each waits for the other by spinning, which
     takes a core away from all else (docs/benchmarks.md). vLLM turns the name "uni" into "mp",
     because it binds threads to cores in processes of their own; here OMP_NUM_THREADS says how many
     there are, and they sleep while they wait.
-
-    No prompt is computed in pieces: after each piece vLLM sets the request's random generator back,
-    which one on a CPU cannot do, and the engine dies (tests/worker/test_engine.py).
     """
-    if not current_platform.is_cpu():
+    if settings.tensor_parallel_size > 1 or not current_platform.is_cpu():
         return {}
-    whole: dict[str, Any] = {"enable_chunked_prefill": False}
-    if settings.tensor_parallel_size > 1:
-        return whole
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return whole | {"distributed_executor_backend": UniProcExecutor}
+    return {"distributed_executor_backend": UniProcExecutor}
 
 
 class Engine:

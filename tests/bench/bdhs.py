@@ -136,8 +136,7 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
             seconds["c"].append(alone / pairs)
             seconds["d"].append(clock(slow.batched, done, batches[1], drop=True) / pairs)
             seconds["b"].append(clock(slow.batched, few, batches[0], drop=False) / slow_pairs)
-            if turn == 1:
-                seconds["a"].append(clock(slow.one_by_one, few) / slow_pairs)
+            seconds["a"].append(clock(slow.one_by_one, few) / slow_pairs)
         raw.stop()
         for task in asyncio.all_tasks(loop):  # vLLM leaves its own
             task.cancel()
@@ -155,7 +154,7 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
         "d": f"(d) transformers, batches of {batches[1]}, rows dropped",
     }.items():
         other = statistics.median(seconds[name])
-        ratios = [b / a for a, b in zip(seconds["service"], seconds[name], strict=False)]
+        ratios = [b / a for a, b in zip(seconds["service"], seconds[name], strict=True)]
         table.add_row(what, f"{1 / other:.3f}", f"{statistics.median(ratios):.2f}x")
         if name == "c":
             apart = [
@@ -168,7 +167,7 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
     console.print(table)
     n = pairs * ROUNDS
     console.print(
-        f"{pairs} pairs a round, medians of {ROUNDS} rounds, (a) once; a pair: "
+        f"{pairs} pairs a round, medians of {ROUNDS} rounds; a pair: "
         f"{iterations / n:.2f} iterations, {sentences / n:.2f} sentences, {tokens / n:.1f} tokens; "
         f"(a) and (b) did {slow_pairs} of the pairs."
     )
@@ -238,7 +237,7 @@ def main(what: Sequence[str]) -> None:
         real = geometry.real(Path(folder))
         parts: dict[str, Callable[[], None]] = {
             "toy": lambda: rivals(geometry.toy(), 192, 12, (64, 64)),
-            "real": lambda: rivals(real, 24, 2, (8, 32)),
+            "real": lambda: rivals(real, 48, 2, (8, 32)),
             "cache": lambda: cache(real),
             "growth": lambda: growth(real),
         }

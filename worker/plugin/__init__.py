@@ -40,6 +40,9 @@ def register() -> None:
     """vLLM's entry point. Names the classes; vLLM imports them when a model needs them."""
     from vllm import ModelRegistry
 
+    from worker.plugin.pieces import draw_pieces_apart
+
     end_with_parent()
+    draw_pieces_apart()
     for architecture, module in FAMILIES.items():
         ModelRegistry.register_model(architecture, f"worker.plugin.{module}:MaskedModel")
