@@ -1,7 +1,8 @@
 """The engine as BDHS's policy: bound to one prompt, one image, one request's sampling settings."""
 
+import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from vllm import SamplingParams
@@ -14,6 +15,14 @@ from service.schemas import ImageView, JobRequest, WeightSpan
 from worker.bdhs.policy import Completion, SentenceEnd, View
 from worker.engine import Engine, Picture, written_by
 from worker.prompts import Prompt
+
+AHEAD = 256
+"""Image tokens from which on the first sentence under a view goes ahead of the others.
+
+vLLM computes what prompts have in common once, if it has it when the next one starts; started
+together with others, a long prompt is begun before that and computed again, image and all
+(docs/benchmarks.md). Two of the blocks in which vLLM keeps keys and values on a CPU.
+"""
 
 
 def sampling(request: JobRequest, *, seed: int, **more: Any) -> SamplingParams:
@@ -47,6 +56,8 @@ class EnginePolicy:
         self._lora = lora
         self._request = request
         self._picture = picture
+        self._ahead: tuple[View, asyncio.Event] | None = None
+        """The view of the first sentence to go ahead, and whether vLLM has computed its prompt."""
         self._prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
         self.image_tokens = engine.image_tokens(picture)
         self.image_views: list[ImageView] = engine.image_views(picture)
@@ -68,8 +79,9 @@ class EnginePolicy:
         )
         end: int | None = None
         before_end = 0  # tokens that did not yet show the sentence to have ended
-        async with aclosing(outputs):
+        async with self._in_turn(view) as computed, aclosing(outputs):
             async for output in outputs:
+                computed.set()
                 written = output.outputs[0]
                 if end is None and sentence_end:
                     end = sentence_end(written.text)
@@ -116,6 +128,20 @@ class EnginePolicy:
                     weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
                 )
         raise AssertionError("vLLM ended a request without a last output")
+
+    @asynccontextmanager
+    async def _in_turn(self, view: View) -> AsyncGenerator[asyncio.Event]:
+        """Entered when the request may start; the event is set once its prompt is computed."""
+        if len(view.kept) >= AHEAD and self._ahead is not None and self._ahead[0] is view:
+            await self._ahead[1].wait()
+            yield self._ahead[1]
+            return
+        computed = asyncio.Event()
+        self._ahead = view, computed
+        try:
+            yield computed
+        finally:  # nobody waits for one that failed
+            computed.set()
 
     def _generate(
         self, token_ids: list[int], view: View, params: SamplingParams
