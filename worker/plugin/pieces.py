@@ -22,8 +22,8 @@ class Scratch(torch.Generator):
     def get_offset(self) -> int:
         return 0
 
-    def set_offset(self, offset: int) -> None:
-        pass
+    def set_offset(self, offset: int) -> torch.Generator:
+        return self
 
 
 def draw_pieces_apart() -> None:
