@@ -132,16 +132,15 @@ class EnginePolicy:
     @asynccontextmanager
     async def _in_turn(self, view: View) -> AsyncGenerator[asyncio.Event]:
         """Entered when the request may start; the event is set once its prompt is computed."""
-        if len(view.kept) >= AHEAD and self._ahead is not None and self._ahead[0] is view:
-            await self._ahead[1].wait()
-            yield self._ahead[1]
-            return
-        computed = asyncio.Event()
-        self._ahead = view, computed
+        ahead = self._ahead
+        if ahead is None or ahead[0] is not view:
+            ahead = self._ahead = view, asyncio.Event()
+        elif len(view.kept) >= AHEAD:
+            await ahead[1].wait()
         try:
-            yield computed
+            yield ahead[1]
         finally:  # nobody waits for one that failed
-            computed.set()
+            ahead[1].set()
 
     def _generate(
         self, token_ids: list[int], view: View, params: SamplingParams

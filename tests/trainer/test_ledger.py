@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import httpx
 
 from service.client import ProblemError
-from service.schemas import Batch, Pair, Problem, assistant_turn, user_turn
+from service.schemas import Batch, Pair, Problem, user_turn
 from trainer.ledger import Ledger
 
 
@@ -35,21 +35,15 @@ class FakeLease:
 
 
 def pair(pair_id: str) -> Pair:
-    return Pair(
+    return Pair.offline(
         prompt=[user_turn("?", 0)],
         images=[],
-        chosen=[assistant_turn("yes")],
-        rejected=[assistant_turn("no")],
+        chosen="yes",
+        rejected="no",
         pair_id=pair_id,
         run="r",
-        method="offline",
-        chosen_version=None,
-        rejected_version=None,
-        rejected_spans=[],
-        similarity=None,
-        iterations=None,
-        seed=None,
         created_at=datetime.now(UTC),
+        metadata={},
     )
 
 

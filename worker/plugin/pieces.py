@@ -32,9 +32,7 @@ def draw_pieces_apart() -> None:
         return
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-    runner: Any = CPUModelRunner  # vLLM loads plugins more than once
-    if getattr(runner.sample_tokens, "draws_pieces_apart", False):
-        return
+    runner: Any = CPUModelRunner
     sample_tokens = runner.sample_tokens
     scratch = Scratch()
 
@@ -48,5 +46,4 @@ def draw_pieces_apart() -> None:
         finally:
             generators.update(own)
 
-    apart.draws_pieces_apart = True  # type: ignore[attr-defined]
     runner.sample_tokens = apart
