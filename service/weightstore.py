@@ -6,6 +6,7 @@ that a worker loads what the trainer wrote or nothing.
 """
 
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable
@@ -30,7 +31,7 @@ CHUNK = 2**22
 """Bytes that are read, hashed and written at once."""
 
 AT_ONCE = 4
-"""Files that are copied side by side: one alone keeps a core busy with its sum."""
+"""Files that are checked side by side: one alone keeps a core busy with its sum."""
 
 
 class BadWeights(ValueError):
@@ -125,7 +126,10 @@ class WeightStore:
 
 
 def fetch(version: WeightVersion, into: Path) -> WeightManifest:
-    """Copies a version's files to a folder of one's own, checking every byte.
+    """Brings a version's files to a folder of one's own, checking every byte.
+
+    Files on the same disk are linked, not copied: a version is removed or replaced as a whole, and
+    nobody writes to its files, so a link stays what was checked.
 
     `into` appears complete or not at all. Raises: BadWeights, with the file and what is wrong.
     """
@@ -147,16 +151,31 @@ def _get(fs: Any, root: str, aside: Path, file: tuple[str, WeightFile]) -> None:
     name, expected = file
     if Path(name).name != name or name.startswith("."):
         raise BadWeights(f"{name!r} is no plain file name")
+    path, mine = f"{root}/{name}", aside / name
     try:
-        with fs.open(f"{root}/{name}", "rb") as source, (aside / name).open("wb") as sink:
-            copied = _copy(source, sink)
+        if isinstance(fs, LocalFileSystem) and _link(path, mine):
+            found = _describe(mine)
+        else:
+            with fs.open(path, "rb") as source, mine.open("wb") as sink:
+                found = _copy(source, sink)
     except FileNotFoundError:
         raise BadWeights(f"{name} is missing in {root}") from None
-    if copied != expected:
+    if found != expected:
         raise BadWeights(
-            f"{name} differs from its manifest: {copied.bytes} bytes with SHA-256 "
-            f"{copied.sha256[:12]}…, not {expected.bytes} with {expected.sha256[:12]}…"
+            f"{name} differs from its manifest: {found.bytes} bytes with SHA-256 "
+            f"{found.sha256[:12]}…, not {expected.bytes} with {expected.sha256[:12]}…"
         )
+
+
+def _link(path: str, mine: Path) -> bool:
+    """Whether it could be: not across disks, nor where the system forbids it."""
+    try:
+        os.link(os.path.realpath(path), mine)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _manifest(fs: Any, root: str, version: WeightVersion) -> WeightManifest:

@@ -16,7 +16,7 @@ from torch import nn
 from trainer.adapter import Unservable
 from trainer.settings import Part
 
-SHARD_BYTES = 5 * 10**8
+SHARD_BYTES = 5 * 10**7
 """Of a file of weights, at most. Several are copied and checked at once."""
 
 PARTS: dict[Part, re.Pattern[str]] = {

@@ -1,6 +1,6 @@
 """Which weights new work is done on, and which older ones are still in use.
 
-A version is adopted in this order: copy it to this worker's own disk and check every byte, check
+A version is adopted in this order: bring it to a folder of this worker's own and check every byte, check
 that the engine would apply it whole, load it, and only then give it to new jobs. What cannot be
 applied is refused for good, and the old version serves on.
 
@@ -158,7 +158,7 @@ class Versions:
         await self._drop_unused()
 
     def _fetch(self, version: WeightVersion, folder: Path) -> None:
-        """A checked copy on this worker's own disk. Raises: BadWeights."""
+        """Brings a version to `folder`, checked. Raises: BadWeights."""
         if not folder.exists():
             try:
                 fetch(version, folder)

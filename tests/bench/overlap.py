@@ -138,7 +138,7 @@ def train(url: str, run: str, case: Case, folder: Path) -> tuple[list[float], li
         publisher = Publisher(
             client, patience, str(folder / "store"), run=run, keep=2, wait="none", wait_s=60
         )
-        stream.start(list)
+        stream.start(lambda pairs: {"pairs": pairs})
         ended: list[float] = []
         staleness: list[float] = []
         for step, _ in enumerate(stream, 1):

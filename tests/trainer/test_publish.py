@@ -1,6 +1,9 @@
 """Versions in the store and their announcements, against a real broker with workers' heartbeats."""
 
 import asyncio
+import errno
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -75,6 +78,33 @@ def test_full_weights_go_into_a_store_on_the_same_disk_as_they_are(
     manifest = fetch(published, tmp_path / "copy")
     assert manifest.kind == "full"
     assert {name: (tmp_path / "copy" / name).read_text() for name in manifest.files} == expected
+
+
+def test_a_version_is_linked_on_the_same_disk_and_outlives_its_place_in_the_store(
+    client: Client, adapter: Path, tmp_path: Path
+):
+    expected = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    published = publisher(client, tmp_path / "store").publish(adapter, 1, "full")
+    fetch(published, tmp_path / "mine")
+    for name in expected:
+        assert (tmp_path / "mine" / name).samefile(tmp_path / "store" / "1" / name)
+    shutil.rmtree(tmp_path / "store" / "1")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "mine").iterdir()} == expected
+
+
+def test_a_version_that_cannot_be_linked_is_copied(
+    client: Client, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    published = publisher(client, tmp_path / "store").publish(adapter, 1)
+    monkeypatch.setattr(os, "link", refuse)
+    manifest = fetch(published, tmp_path / "mine")
+    for name in manifest.files:
+        mine, stored = tmp_path / "mine" / name, tmp_path / "store" / "1" / name
+        assert mine.read_bytes() == stored.read_bytes()
+        assert not mine.samefile(stored)
 
 
 def test_a_folder_without_weights_is_not_published(client: Client, tmp_path: Path):

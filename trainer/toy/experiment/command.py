@@ -22,7 +22,7 @@ from service.up import House, HouseFell, free_port
 from trainer.toy.experiment import pairs, report
 from trainer.toy.experiment.cell import Cell, OtherSettings, run
 from trainer.toy.experiment.pairs import Tell
-from trainer.toy.experiment.plan import METHODS, Method, Plan, Source
+from trainer.toy.experiment.plan import METHODS, SEEDS, Method, Plan, Source
 
 PATIENCE_S = 300.0
 """Longest wait for room in a run's window."""
@@ -84,7 +84,7 @@ def chosen(methods: Sequence[str] | None, seeds: Sequence[int] | None) -> list[J
     return [
         (method, seed)
         for name, method in METHODS.items()
-        for seed in (seeds or range(method.seeds))
+        for seed in (seeds or range(SEEDS))
         if not methods or name in methods
     ]
 

@@ -52,8 +52,6 @@ class Method:
     """None: the base is measured as it is."""
     training: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The trainer's settings that make it what it is."""
-    seeds: int = 1
-    """Seeds 0 … seeds − 1."""
 
     @property
     def online(self) -> bool:
@@ -73,17 +71,20 @@ class Method:
         return self.training.get("train") == "full"
 
 
+SEEDS = 3
+"""Of every method: 0 … SEEDS − 1."""
+
 NLL = {"nll_weight": 1.0}
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("base", "biased base", None, seeds=3),
-        Method("sft", "SFT on the chosen sides (control)", "bdhs", {"loss": "sft"}, 3),
-        Method("dpo-bdhs", "DPO, offline BDHS", "bdhs", {}, 3),
-        Method("dpo-bdhs-nll", "DPO + NLL, offline BDHS", "bdhs", NLL, 3),
-        Method("online-bdhs", "DPO + NLL, online BDHS", "online-bdhs", NLL, 3),
-        Method("online-dpo-scene", "online-DPO + NLL, judged by the scene", "online-scene", NLL, 3),
+        Method("base", "biased base", None),
+        Method("sft", "SFT on the chosen sides (control)", "bdhs", {"loss": "sft"}),
+        Method("dpo-bdhs", "DPO, offline BDHS", "bdhs", {}),
+        Method("dpo-bdhs-nll", "DPO + NLL, offline BDHS", "bdhs", NLL),
+        Method("online-bdhs", "DPO + NLL, online BDHS", "online-bdhs", NLL),
+        Method("online-dpo-scene", "online-DPO + NLL, judged by the scene", "online-scene", NLL),
         Method("dpo-noise", "DPO + NLL, BDHS with noise", "noise", NLL),
         Method("dpo-povid", "DPO + NLL, POVID-style distortion", "povid", NLL),
         Method("online-dpo-self", "online-DPO + NLL, judged by itself", "online-self", NLL),

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.checkpoint import write_whole
 from trainer.toy.experiment.cell import Cell
-from trainer.toy.experiment.plan import METHODS, Method, Plan
+from trainer.toy.experiment.plan import METHODS, SEEDS, Method, Plan
 
 FIGURES = {
     "yes_no_accuracy": "yes/no accuracy",
@@ -83,7 +83,7 @@ def table(found: Sequence[dict[str, Any]], plan: Plan, out: Path) -> str:
             cells += [seeds, _range(row["pairs"])]
         lines.append(f"| {method.label} (`{name}`) | {' | '.join(cells)} |")
     seeds = {row["method"]: len(row["seeds"]) for row in found}
-    lacking = [method for name, method in METHODS.items() if seeds.get(name, 0) < method.seeds]
+    lacking = [method for name, method in METHODS.items() if seeds.get(name, 0) < SEEDS]
     if lacking:
         names = ", ".join(method.name for method in lacking)
         lines += ["", f"Not run, or not with all seeds: {names}. This goes on with them:"]
