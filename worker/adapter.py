@@ -17,6 +17,9 @@ from service.weightstore import BadWeights
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What an adapter may hold of each layer."""
+
 KEY = re.compile(
     r"base_model\.model\.(?:model\.)?language_model\.(?:model\.)?layers\.(\d+)\."
     r"(?:self_attn|mlp)\.(\w+)\.lora_(A|B)\.weight"
@@ -100,12 +103,6 @@ def _layer_shapes(config: Any) -> dict[str, tuple[int, int]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
     queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
-    return {
-        "q_proj": (hidden, queries),
-        "k_proj": (hidden, keys),
-        "v_proj": (hidden, keys),
-        "o_proj": (queries, hidden),
-        "gate_proj": (hidden, inner),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
-    }
+    attention = (hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)
+    mlp = (hidden, inner), (hidden, inner), (inner, hidden)
+    return dict(zip(MODULES, attention + mlp, strict=True))

@@ -28,6 +28,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from service import models, pictures, tracing
 from service.schemas import ImageView, WeightSpan
 from worker import plugin
+from worker.adapter import MODULES
 from worker.bdhs.policy import View
 from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE, KEPT, NOISE
 from worker.settings import WorkerSettings
@@ -175,6 +176,9 @@ class Engine:
             enforce_eager=s.enforce_eager,
             enable_lora=True,
             max_loras=s.max_loras,
+            # By default vLLM also makes room beside the output layer. That costs every token a pass
+            # over the vocabulary, and under prompt logprobs of several requests it ends the engine.
+            lora_target_modules=list(MODULES),
             max_lora_rank=next(size for size in LORA_SIZES if size >= s.max_lora_rank),
             additional_config={FEATURE_CACHE_GIB: s.feature_cache_gib},
             otlp_traces_endpoint=tracing.endpoint(),

@@ -5,12 +5,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import numpy as np
 import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from service.schemas import BdhsRequest
-from tests.worker.oracle import picture
+from tests.worker.oracle import TOLERANCE, picture
 from worker import policy
 from worker.bdhs.policy import View
 from worker.engine import Engine
@@ -36,6 +37,22 @@ async def test_prompts_beyond_one_step_keep_their_seeds(engine: Engine) -> None:
     assert [len(tokens) for tokens in together] == [8] * len(prompts)
     assert await write(prompts[0]) == together[0]
     assert await write(prompts[-1]) == together[-1]
+
+
+async def test_prompts_of_several_requests_are_rated_at_once(engine: Engine) -> None:
+    """As `guidance=token` needs it."""
+    prompts = [[10 + i * j % 90 for j in range(1, 10 + 7 * i)] for i in range(1, 9)]
+
+    async def rate(prompt: list[int]) -> list[float]:
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1)
+        async with aclosing(engine.generate(prompt, params)) as outputs:
+            async for output in outputs:
+                rated = output.prompt_logprobs or []
+        return [place[token].logprob for place, token in zip(rated, prompt, strict=True) if place]
+
+    together = await asyncio.gather(*map(rate, prompts))
+    for prompt, rated in zip(prompts, together, strict=True):
+        np.testing.assert_allclose(rated, await rate(prompt), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("ahead", [1, 10_000])
