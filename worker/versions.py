@@ -1,8 +1,8 @@
 """Which weights new work is done on, and which older ones are still in use.
 
-A version is adopted in this order: bring it to a folder of this worker's own and check every byte, check
-that the engine would apply it whole, load it, and only then give it to new jobs. What cannot be
-applied is refused for good, and the old version serves on.
+A version is adopted in this order: bring it to a folder of this worker's own and check every byte,
+check that the engine would apply it whole, load it, and only then give it to new jobs. What cannot
+be applied is refused for good, and the old version serves on.
 
 Of adapters the engine holds several, and a job keeps the one that it began with. Of full weights
 it holds one, which changes under the jobs; what they write says which version wrote it. A worker
