@@ -5,6 +5,7 @@ stop them in order: the worker drains while the others still answer. Should this
 the kernel tells the children.
 """
 
+import asyncio
 import ctypes
 import fcntl
 import os
@@ -15,16 +16,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, Self
+from typing import IO, Any, Self, TypeVar
 
 import httpx
 from rich.console import Console
 
 from service.schemas import Health
+
+Done = TypeVar("Done")
 
 TOY_TRAINING = {
     "LORA_RANK": "16",
@@ -71,11 +74,13 @@ class House:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stop = threading.Event()
         self._lock: IO[bytes] | None = None
+        self._handlers: dict[signal.Signals, Any] = {signal.SIGINT: None, signal.SIGTERM: None}
+        """What the signals did before, while it stands."""
         self._console = Console(stderr=True, highlight=False)
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        for number in self._handlers:
+            self._handlers[number] = signal.signal(number, self._on_signal)
         try:
             self._start()
         except BaseException:
@@ -90,6 +95,29 @@ class House:
         """Until Ctrl-C or SIGTERM. Raises: HouseFell, if a part ends by itself."""
         while not self._stop.wait(POLL_S):
             self._check()
+
+    def run(self, work: Coroutine[Any, Any, Done]) -> Done:
+        """What `work` returns, in an event loop of its own.
+
+        Raises: KeyboardInterrupt, after Ctrl-C or SIGTERM. HouseFell, if a part ends by itself.
+        """
+        try:
+            return asyncio.run(self._watched(work))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+    async def _watched(self, work: Coroutine[Any, Any, Done]) -> Done:
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                if self._stop.is_set():
+                    task.cancel()
+                self._check()
+                await asyncio.wait({task}, timeout=POLL_S)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stop.is_set():
@@ -232,6 +260,8 @@ class House:
             _signal_group(child, signal.SIGKILL)  # what a part that died left behind
         if self._lock is not None:
             self._lock.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
 
 def _last_words(lines: list[str]) -> list[str]:

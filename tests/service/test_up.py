@@ -93,6 +93,30 @@ def test_nothing_is_left_behind_when_it_is_killed(up: Up) -> None:
     assert gone(family) == []
 
 
+def test_ctrl_c_stops_a_command_that_works_in_it(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "demo", "--out", str(tmp_path / "out")],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        end = time.monotonic() + READY_S
+        while "prefstream is up" not in said.read_text():
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < end, said.read_text()
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == 2
+    finally:
+        process.kill()
+        process.wait()
+    assert said.read_text().rstrip().endswith("Interrupted.")
+    assert gone(family) == []
+
+
 def run_up(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "service", "up", *arguments],

@@ -78,7 +78,7 @@ def bdhs(
                 port=free_port(),
                 data=out / "work",
             ) as house:
-                asyncio.run(_run(house.url, data, found, settings, out))
+                house.run(_run(house.url, data, found, settings, out))
     except ValidationError as error:
         fail("\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
     except (BadData, BadRow, HouseFell, ProblemError, RuntimeError) as error:

@@ -68,7 +68,7 @@ def demo(
     )
     try:
         with house:
-            asyncio.run(_run(house.url, out, steps, images))
+            house.run(_run(house.url, out, steps, images))
     except (HouseFell, TimeoutError) as error:
         fail(str(error))
     except KeyboardInterrupt:

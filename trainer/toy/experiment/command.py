@@ -4,9 +4,7 @@ Each cell trains from the shipped biased base through the real service, worker a
 saved when it is measured; the same command goes on with those that are missing.
 """
 
-import asyncio
 import shutil
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -108,21 +106,10 @@ def _measure(out: Path, plan: Plan, jobs: Sequence[Job]) -> None:
             data=work / "house",
         )
         with house:
-            asyncio.run(_cells(house.url, out, plan, part, work))
+            house.run(_cells(house.url, out, plan, part, work))
 
 
 async def _cells(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: Path) -> None:
-    task = asyncio.current_task()
-    assert task
-    for number in (signal.SIGINT, signal.SIGTERM):  # the house waits for its own end only
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        await _run_all(url, out, plan, jobs, work)
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
-async def _run_all(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: Path) -> None:
     async with AsyncClient(url, patience_s=PATIENCE_S) as client:
         with progress_bars(console) as progress:
             bars: dict[str, Any] = {}
