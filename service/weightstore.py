@@ -153,7 +153,7 @@ def _get(fs: Any, root: str, aside: Path, file: tuple[str, WeightFile]) -> None:
         raise BadWeights(f"{name!r} is no plain file name")
     path, mine = f"{root}/{name}", aside / name
     try:
-        if isinstance(fs, LocalFileSystem) and _link(path, mine):
+        if _link(fs, path, mine):
             found = _describe(mine)
         else:
             with fs.open(path, "rb") as source, mine.open("wb") as sink:
@@ -167,8 +167,10 @@ def _get(fs: Any, root: str, aside: Path, file: tuple[str, WeightFile]) -> None:
         )
 
 
-def _link(path: str, mine: Path) -> bool:
-    """Whether it could be: not across disks, nor where the system forbids it."""
+def _link(fs: Any, path: str, mine: Path) -> bool:
+    """Whether it could be: not from a bucket, nor across disks, nor where the system forbids it."""
+    if not isinstance(fs, LocalFileSystem):
+        return False
     try:
         os.link(os.path.realpath(path), mine)
     except FileNotFoundError:
