@@ -109,15 +109,13 @@ class House:
     async def _watched(self, work: Coroutine[Any, Any, Done]) -> Done:
         task = asyncio.ensure_future(work)
         try:
-            while not task.done():
-                if self._stop.is_set():
-                    task.cancel()
+            while not task.done() and not self._stop.is_set():
                 self._check()
                 await asyncio.wait({task}, timeout=POLL_S)
-            return task.result()
         finally:
-            task.cancel()
+            task.cancel()  # once: it may have to tidy up
             await asyncio.wait({task})
+        return task.result()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stop.is_set():
