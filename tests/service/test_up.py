@@ -46,11 +46,7 @@ class Up:
         said.close()
 
     def wait_until_ready(self) -> None:
-        end = time.monotonic() + READY_S
-        while "prefstream is up" not in self.said.read_text():
-            assert self.process.poll() is None, self.said.read_text()
-            assert time.monotonic() < end, (self.data / "worker.log").read_text()
-            time.sleep(0.1)
+        wait_until_up(self.process, self.said, self.data / "worker.log")
         assert httpx.get(f"{self.url}/health/ready").status_code == 200
 
     def family(self) -> list[psutil.Process]:
@@ -69,6 +65,14 @@ def up(model: Path, tmp_path: Path) -> Iterator[Up]:
     if up.process.poll() is None:
         up.process.kill()
     up.process.wait()
+
+
+def wait_until_up(process: subprocess.Popen[bytes], said: Path, worker_log: Path) -> None:
+    end = time.monotonic() + READY_S
+    while "prefstream is up" not in said.read_text():
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < end, worker_log.read_text()
+        time.sleep(0.1)
 
 
 def gone(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -102,11 +106,7 @@ def test_ctrl_c_stops_a_command_that_works_in_it(tmp_path: Path) -> None:
             stderr=output,
         )
     try:
-        end = time.monotonic() + READY_S
-        while "prefstream is up" not in said.read_text():
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < end, said.read_text()
-            time.sleep(0.1)
+        wait_until_up(process, said, tmp_path / "out" / "work" / "worker.log")
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 2
