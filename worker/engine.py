@@ -5,11 +5,11 @@ import multiprocessing
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import structlog
 from PIL import Image
@@ -21,6 +21,7 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -32,6 +33,7 @@ from worker.adapter import MODULES
 from worker.bdhs.policy import View
 from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE, KEPT, NOISE
 from worker.settings import WorkerSettings
+from worker.watching import Watcher, unwatched, watch
 
 log = structlog.get_logger()
 
@@ -221,7 +223,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine is up and, if it has work, has put something out of late."""
+        """Whether the engine is up and, if it has work, has written a token of late."""
         if self._llm is None or self._llm.errored or self._half_loaded:
             return False
         if self.loading:  # nothing comes out meanwhile; it has a time limit of its own
@@ -303,10 +305,6 @@ class Engine:
         await llm.reset_encoder_cache()
         await llm.update_weight_version(str(version))
 
-    async def end(self, output: RequestOutput) -> None:
-        """Ends a running request now. Its generator yields one more output, which is its last."""
-        await self._running().abort(output.request_id)
-
     def checkpoint_names(self, names: Sequence[str]) -> list[str]:
         """The names of a checkpoint's tensors as the engine has them, whoever wrote it."""
         return self._family.MaskedModel.hf_to_vllm_mapper.apply_list(list(names))
@@ -349,14 +347,16 @@ class Engine:
         *,
         view: View | None = None,
         lora: LoRARequest | None = None,
-    ) -> AsyncGenerator[RequestOutput, None]:
-        """Outputs of one request as they come; closing the generator aborts the request.
+        watcher: Watcher = unwatched,
+    ) -> RequestOutput:
+        """A request's answers, once they are complete. Cancelled, it leaves nothing running.
 
         Args:
             prompt_token_ids: with one image placeholder for each picture.
-            params: `max_tokens` is lowered to what the context leaves.
+            params: `max_tokens` is lowered to what the context leaves. They belong to the request.
             view: how much of a single picture to show: at least one token. None: all of it.
             lora: an adapter that `add_lora` has accepted; any other kills vLLM's process.
+            watcher: sees each answer grow, and may end it.
 
         Raises:
             PromptTooLong, RequestRefused, EngineDied
@@ -368,6 +368,7 @@ class Engine:
         if length >= self.max_model_len:
             raise PromptTooLong(length, self.max_model_len)
         params.max_tokens = min(params.max_tokens or length, self.max_model_len - length)
+        params.output_kind = RequestOutputKind.FINAL_ONLY
         prompt = TokensPrompt(prompt_token_ids=list(prompt_token_ids))
         if pictures:
             prompt["multi_modal_data"] = {"image": [p.image for p in pictures]}
@@ -380,24 +381,28 @@ class Engine:
                 if view is not None and view.noise_steps:
                     changes[NOISE] = [view.noise_steps, view.noise_seed]
                 prompt["mm_processor_kwargs"] = changes
-        outputs = llm.generate(
-            prompt,
-            params,
-            request_id=uuid.uuid4().hex,
-            lora_request=lora,
-            trace_headers=tracing.headers(),
-        )
+
+        def watched(text: str) -> bool:
+            self._last_output = time.monotonic()
+            return watcher(text)
+
         if self._in_flight == 0:
             self._last_output = time.monotonic()
         self._in_flight += 1
+        request_id = uuid.uuid4().hex
+        output: RequestOutput | None = None
         try:
-            async for output in outputs:
-                self._last_output = time.monotonic()
-                yield output
+            queue = await llm.add_request(
+                request_id, prompt, params, lora_request=lora, trace_headers=tracing.headers()
+            )
+            watch(llm, request_id, watched)
+            output = cast(RequestOutput, await queue.get())
+            return output
         except EngineDeadError as error:
             raise EngineDied("the engine died while it worked on this") from error
         except VLLMClientError as error:
             raise RequestRefused(str(error)) from error
         finally:
             self._in_flight -= 1
-            await outputs.aclose()
+            if output is None:
+                await llm.abort(request_id)

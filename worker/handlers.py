@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -11,7 +11,6 @@ import structlog
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput
-from vllm.sampling_params import RequestOutputKind
 
 from service.annotation import CannotJudge, Case
 from service.broker import Broker, Claim, ImageGone
@@ -126,7 +125,6 @@ class Handlers:
             n=request.n,
             stop=request.stop,
             logprobs=request.logprobs,
-            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         written = await self._answers(request.conversation, params, pictures, lora)
         result = SampleResult(responses=[_response(w, lora) for w in written], seed=seed)
@@ -143,12 +141,8 @@ class Handlers:
         lora: LoRARequest | None,
     ) -> list[CompletionOutput]:
         prompt = Prompt(self._engine.tokenizer, conversation, self._engine.image_token_id)
-        outputs = self._engine.generate(prompt.token_ids, params, pictures, lora=lora)
-        written: list[CompletionOutput] = []
-        async with aclosing(outputs):
-            async for output in outputs:
-                written = output.outputs
-        return written
+        output = await self._engine.generate(prompt.token_ids, params, pictures, lora=lora)
+        return output.outputs
 
     async def _annotate(
         self,
@@ -162,9 +156,7 @@ class Handlers:
         annotator, judge = await self._annotators.get(request.annotator, version)
 
         async def ask(conversation: Sequence[Message], *, max_tokens: int) -> str:
-            params = SamplingParams(
-                temperature=0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY
-            )
+            params = SamplingParams(temperature=0, max_tokens=max_tokens)
             [written] = await self._answers(conversation, params, pictures, lora)
             return written.text
 

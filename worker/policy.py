@@ -2,19 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from vllm import SamplingParams
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind
 
 from service.schemas import ImageView, JobRequest, WeightSpan
 from worker.bdhs.policy import Completion, SentenceEnd, View
 from worker.engine import Engine, Picture, written_by
 from worker.prompts import Prompt
+from worker.watching import Watcher, unwatched
 
 AHEAD = 256
 """Image tokens from which on the first sentence under a view goes ahead of the others.
@@ -74,60 +74,45 @@ class EnginePolicy:
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
-        outputs = self._generate(
-            self._prompt.upto(answer, cut), view, self._params(seed, sentence_end)
-        )
-        end: int | None = None
-        before_end = 0  # tokens that did not yet show the sentence to have ended
-        async with self._in_turn(view) as computed, aclosing(outputs):
-            async for output in outputs:
+        async with self._in_turn(view) as computed:
+
+            def watcher(text: str) -> bool:
                 computed.set()
-                written = output.outputs[0]
-                if end is None and sentence_end:
-                    end = sentence_end(written.text)
-                    if end is None:
-                        before_end = len(written.token_ids)
-                    elif not output.finished:
-                        await self._engine.end(output)  # only a last output has its versions
-                        continue
-                if output.finished:
-                    return Completion(
-                        text=written.text[:end],
-                        finish_reason="sentence" if end is not None else str(written.finish_reason),
-                        prompt_token_ids=list(output.prompt_token_ids or ()),
-                        token_ids=list(written.token_ids),
-                        thrown_away=0 if end is None else len(written.token_ids) - before_end,
-                        weight_versions=written_by(written, self._lora),
-                    )
-        raise AssertionError("vLLM ended a request without a last output")
+                return sentence_end is not None and sentence_end(text) is not None
+
+            output = await self._generate(
+                self._prompt.upto(answer, cut), view, sampling(self._request, seed=seed), watcher
+            )
+        written = output.outputs[0]
+        end = sentence_end(written.text) if sentence_end else None
+        return Completion(
+            text=written.text[:end],
+            finish_reason="sentence" if end is not None else str(written.finish_reason),
+            prompt_token_ids=list(output.prompt_token_ids or ()),
+            token_ids=list(written.token_ids),
+            thrown_away=0 if end is None else 1,  # it was ended at the first that showed it
+            weight_versions=written_by(written, self._lora),
+        )
 
     async def predict(self, answer: str, *, view: View) -> Completion:
         """One prefill: vLLM states the likeliest token at every place of the prompt."""
         token_ids, before = self._prompt.whole(answer)
-        params = SamplingParams(
-            temperature=0,
-            max_tokens=1,
-            prompt_logprobs=1,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+        output = await self._generate(token_ids, view, params)
+        prompt_token_ids = list(output.prompt_token_ids or ())
+        # The image's tokens, in place of its one placeholder, stand before the answer.
+        before += len(prompt_token_ids) - len(token_ids)
+        places = (output.prompt_logprobs or [])[before:]
+        ids = [_likeliest(place) for place in places if place is not None]
+        # One prefill: the version that wrote the token after it predicted all before.
+        version = written_by(output.outputs[0], self._lora)[0].version
+        return Completion(
+            text=self._engine.tokenizer.decode(ids, skip_special_tokens=True),
+            finish_reason="length",
+            prompt_token_ids=prompt_token_ids,
+            token_ids=ids,
+            weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
         )
-        outputs = self._generate(token_ids, view, params)
-        async with aclosing(outputs):
-            async for output in outputs:
-                # The image's tokens, in place of its one placeholder, stand before the answer.
-                before += len(output.prompt_token_ids or ()) - len(token_ids)
-                places = (output.prompt_logprobs or [])[before:]
-                ids = [_likeliest(place) for place in places if place is not None]
-                # One prefill: the version that wrote the token after it predicted all before.
-                version = written_by(output.outputs[0], self._lora)[0].version
-                return Completion(
-                    text=self._engine.tokenizer.decode(ids, skip_special_tokens=True),
-                    finish_reason="length",
-                    prompt_token_ids=list(output.prompt_token_ids or ()),
-                    token_ids=ids,
-                    weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
-                )
-        raise AssertionError("vLLM ended a request without a last output")
 
     @asynccontextmanager
     async def _in_turn(self, view: View) -> AsyncGenerator[asyncio.Event]:
@@ -142,19 +127,20 @@ class EnginePolicy:
         finally:  # nobody waits for one that failed
             ahead[1].set()
 
-    def _generate(
-        self, token_ids: list[int], view: View, params: SamplingParams
-    ) -> AsyncGenerator[RequestOutput, None]:
-        if not view.kept:  # nothing to see: the prompt without the image
-            return self._engine.generate(
-                self._prompt.without_images(token_ids), params, lora=self._lora
-            )
-        return self._engine.generate(token_ids, params, [self._picture], view=view, lora=self._lora)
-
-    def _params(self, seed: int, sentence_end: SentenceEnd | None) -> SamplingParams:
-        # Only a sentence's end has to be watched for.
-        kind = RequestOutputKind.CUMULATIVE if sentence_end else RequestOutputKind.FINAL_ONLY
-        return sampling(self._request, seed=seed, output_kind=kind)
+    async def _generate(
+        self,
+        token_ids: list[int],
+        view: View,
+        params: SamplingParams,
+        watcher: Watcher = unwatched,
+    ) -> RequestOutput:
+        if view.kept:
+            shown: dict[str, Any] = {"pictures": [self._picture], "view": view}
+        else:  # nothing to see: the prompt without the image
+            token_ids, shown = self._prompt.without_images(token_ids), {}
+        return await self._engine.generate(
+            token_ids, params, **shown, lora=self._lora, watcher=watcher
+        )
 
 
 def _likeliest(place: dict[int, Logprob]) -> int:

@@ -16,7 +16,6 @@ import shutil
 import statistics
 import tempfile
 import time
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -56,19 +55,21 @@ class Asked:
 
     async def run(self, engine: Engine) -> None:
         params = SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True)
-        async with aclosing(engine.generate(list(range(10, 10 + PROMPT)), params)) as outputs:
-            async for output in outputs:
-                self.times.append(time.perf_counter())
-                if output.finished:
-                    self.versions = [span.version for span in written_by(output.outputs[0], None)]
-                    self.complete = output.outputs[0].finish_reason == "length"
+
+        def tick(_: str) -> bool:
+            self.times.append(time.perf_counter())
+            return False
+
+        prompt = list(range(10, 10 + PROMPT))
+        [written] = (await engine.generate(prompt, params, watcher=tick)).outputs
+        self.versions = [span.version for span in written_by(written, None)]
+        self.complete = written.finish_reason == "length"
 
 
 async def first_token(engine: Engine, version: int) -> None:
     params = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
-    async with aclosing(engine.generate(list(range(10, 40)), params)) as outputs:
-        async for output in outputs:
-            assert written_by(output.outputs[0], None)[0].version == version
+    [written] = (await engine.generate(list(range(10, 40)), params)).outputs
+    assert written_by(written, None)[0].version == version
 
 
 class Bench:

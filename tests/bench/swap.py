@@ -11,7 +11,7 @@ import asyncio
 import statistics
 import tempfile
 import time
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,11 +59,8 @@ def checkpoint(folder: Path, hidden: int = HIDDEN, layers: int = LAYERS) -> Path
 
 
 async def first_token(engine: Engine, lora: LoRARequest | None) -> None:
-    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
-    outputs = engine.generate(list(range(10, 40)), params, lora=lora)
-    async with aclosing(outputs):
-        async for _ in outputs:
-            return
+    params = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+    await engine.generate(list(range(10, 40)), params, lora=lora)
 
 
 async def ours(
@@ -99,10 +96,11 @@ class Ticker:
     async def run(self) -> None:
         while True:
             params = SamplingParams(temperature=0, max_tokens=4000, ignore_eos=True)
-            outputs = self._engine.generate(list(range(10, 40)), params)
-            async with aclosing(outputs):
-                async for _ in outputs:
-                    self.times.append(time.perf_counter())
+            await self._engine.generate(list(range(10, 40)), params, watcher=self._tick)
+
+    def _tick(self, _: str) -> bool:
+        self.times.append(time.perf_counter())
+        return False
 
     def gaps(self, since: float) -> list[float]:
         times = [t for t in self.times if t >= since]

@@ -1,7 +1,6 @@
 """transformers as the oracle of what the engine writes: greedy, float32."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +99,9 @@ async def generate(
     prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
     if view is not None and not view.kept:
-        outputs = engine.generate(prompt.without_images(prompt.token_ids), params)
+        output = await engine.generate(prompt.without_images(prompt.token_ids), params)
     else:
-        outputs = engine.generate(prompt.token_ids, params, [image], view=view, lora=lora)
-    async with aclosing(outputs):
-        async for output in outputs:
-            last = output
-    written = last.outputs[0]
+        output = await engine.generate(prompt.token_ids, params, [image], view=view, lora=lora)
+    written = output.outputs[0]
     scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]
-    return Written(list(written.token_ids), scores), len(last.prompt_token_ids)
+    return Written(list(written.token_ids), scores), len(output.prompt_token_ids)

@@ -7,7 +7,6 @@ import asyncio
 import json
 import multiprocessing
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +127,13 @@ class Request:
             self._engine.tokenizer, [user_turn(TEXT, images=1)], self._engine.image_token_id
         )
         params = SamplingParams(temperature=0, max_tokens=LONG, logprobs=0, ignore_eos=True)
-        async with aclosing(self._engine.generate(prompt.token_ids, params, [IMAGE])) as outputs:
-            async for output in outputs:
-                self.tokens = len(output.outputs[0].token_ids)
-                if output.finished:
-                    return output.outputs[0]
-        raise AssertionError("it ended without a last output")
+
+        def count(_: str) -> bool:
+            self.tokens += 1
+            return False
+
+        output = await self._engine.generate(prompt.token_ids, params, [IMAGE], watcher=count)
+        return output.outputs[0]
 
     async def has_written(self, tokens: int) -> None:
         async with asyncio.timeout(60):
@@ -195,11 +195,7 @@ async def test_no_request_is_lost_while_weights_change_again_and_again(
         params = SamplingParams(temperature=0, max_tokens=16)
         prompt = Prompt(engine.tokenizer, [user_turn(TEXT, images=1)], engine.image_token_id)
         while not stopping:
-            last = None
-            async with aclosing(engine.generate(prompt.token_ids, params, [IMAGE])) as outputs:
-                async for output in outputs:
-                    last = output.outputs[0]
-            assert last is not None
+            [last] = (await engine.generate(prompt.token_ids, params, [IMAGE])).outputs
             assert last.finish_reason in ("stop", "length")
             versions = [span.version for span in written_by(last, None)]
             answers.append((list(last.token_ids), versions))

@@ -107,7 +107,7 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
     assert pair.rejected[0].parts[0].text == last.text
     assert pair.similarity == pytest.approx(last.similarity)
     for sentence in last.sentences:
-        assert sentence.thrown_away <= (sentence.finish_reason == "sentence") * 2
+        assert sentence.thrown_away == (sentence.finish_reason == "sentence")
         assert sentence.prompt_token_ids is not None
         assert sentence.prompt_token_ids.count(engine.image_token_id) == len(last.kept)
     given = [s for s in trace.iterations[0].sentences if s.prefix]
