@@ -44,9 +44,11 @@ need = math.min(need, tonumber(state[2]))
 local newest = tonumber(redis.call('HGET', NS .. ':weights', 'newest') or 0)
 local bound = tonumber(state[3] or '')
 
-for _, lease in ipairs(redis.call('ZRANGEBYSCORE', g .. ':leases', 0, time)) do
-  hand_back(run, group, lease)
+for _, ended in ipairs(redis.call('ZRANGEBYSCORE', g .. ':leases', 0, time)) do
+  hand_back(run, group, ended)
 end
+local lease = state[1] .. '~' .. group .. '~' .. token
+hand_back(run, group, lease)  -- this very call again: what the lost reply held comes first
 
 -- A new group begins with the oldest pair that is kept. One that retention overtook misses some.
 local taken, trimmed = tonumber(redis.call('HGET', g, 'taken')), position_of(state[5])
@@ -114,7 +116,6 @@ if #picked == 0 or #picked < need then
   return {'wait', first and math.max(1, first - time) or ''}
 end
 
-local lease = state[1] .. '~' .. group .. '~' .. token
 local held = {}
 for i, pair in ipairs(picked) do
   held[i] = pair[1]

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -132,7 +133,9 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
             embedding, _ = loop.run_until_complete(timed(embed(embedder, results)))
             alone, _ = loop.run_until_complete(timed(raw.run(done)))
             embedder._cache.clear()
-            both, _ = loop.run_until_complete(timed(together(raw, done, embedder, results)))
+            # Under other names, because vLLM has computed these images.
+            anew = [replace(item, ref=f"again {item.ref}") for item in done]
+            both, _ = loop.run_until_complete(timed(together(raw, anew, embedder, results)))
             torch.set_num_threads(work.threads or threads)
             if turn == 0:
                 continue  # warms up

@@ -1,6 +1,7 @@
 """Requests, results and images for tests."""
 
 import io
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,3 +91,13 @@ async def append(
         assert await broker.jobs.finish(claim, bdhs_result(claim, version))
         made.append(claim.job_id)
     return made
+
+
+def twice(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A call whose first reply is lost and which is sent again, as redis-py does it."""
+
+    async def called(*args: Any) -> Any:
+        await call(*args)
+        return await call(*args)
+
+    return called

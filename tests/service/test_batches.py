@@ -8,7 +8,7 @@ import pytest
 from service.broker import Broker, LeaseLost, LogChanged, LogTrimmed, WindowFull
 from service.schemas import Batch, LeaseRequest, RunSettings
 from tests.service.http import sse_events
-from tests.service.samples import append, enqueue_bdhs, weight_version
+from tests.service.samples import append, enqueue_bdhs, twice, weight_version
 from tests.waiting import until
 
 LEASE = LeaseRequest(size=2)
@@ -38,6 +38,20 @@ async def test_batches_come_in_order_and_are_acknowledged(broker: Broker) -> Non
     await broker.batches.ack("r", first.lease)  # a repeated call after a lost reply
     [group] = (await broker.runs.get("r")).groups  # pyright: ignore[reportOptionalMemberAccess]
     assert (group.waiting, group.leased, group.returned, group.acknowledged) == (0, 3, 0, 2)
+
+
+async def test_a_lost_reply_loses_no_pair(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection breaks after the server has leased; redis-py sends the call again."""
+    pairs = await append(broker, 5)
+    monkeypatch.setattr(broker.store, "run", twice(broker.store.run))
+    batches = [await must_lease(broker, min_size=1) for _ in range(3)]
+    monkeypatch.undo()
+    assert [ids(batch) for batch in batches] == [pairs[:2], pairs[2:4], pairs[4:]]
+    assert {delivery.count for batch in batches for delivery in batch.deliveries} == {2}
+    for batch in batches:
+        await broker.batches.ack("r", batch.lease)
+    [group] = (await broker.runs.get("r")).groups  # pyright: ignore[reportOptionalMemberAccess]
+    assert (group.waiting, group.leased, group.returned, group.acknowledged) == (0, 0, 0, 5)
 
 
 async def test_no_run_no_batch(broker: Broker) -> None:

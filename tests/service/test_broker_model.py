@@ -25,7 +25,19 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.broker import Broker, Claim, LeaseLost, LogChanged, RunBusy, WindowFull
+from service.broker import (
+    Broker,
+    Claim,
+    LeaseLost,
+    LogChanged,
+    RunBusy,
+    WindowFull,
+    batches,
+    jobs,
+    weights,
+    work,
+)
+from service.broker.store import Script
 from service.schemas import (
     JobError,
     JobStatus,
@@ -37,9 +49,9 @@ from service.schemas import (
 from service.settings import Settings
 from tests.servers import Server
 from tests.service.leaks import find_leaks
-from tests.service.samples import bdhs_result, enqueue_bdhs, weight_version
+from tests.service.samples import bdhs_result, enqueue_bdhs, twice, weight_version
 
-EXAMPLES = int(os.environ.get("PREFSTREAM_MODEL_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("PREFSTREAM_MODEL_EXAMPLES", "100"))
 """If it is set, the examples are new ones every time."""
 
 T = TypeVar("T")
@@ -48,6 +60,18 @@ RUNS = ("r0", "r1")
 GROUPS = ("trainer", "other")
 MAX_ATTEMPTS = 3
 WINDOW = 6
+ANSWERED_AGAIN = {
+    jobs.ENQUEUE,
+    jobs.CANCEL,
+    jobs.REVIVE,
+    work.FINISH,
+    work.RENEW,
+    batches.LEASE,
+    batches.ACK,
+    weights.ANNOUNCE,
+}
+"""Said twice, these answer the same. The others change nothing more, and say so; but for a claim,
+whose first jobs go on when their leases run out."""
 
 
 @dataclass
@@ -88,14 +112,16 @@ class BrokerMachine(RuleBasedStateMachine):
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(asyncio.wait_for(work, 20))
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(lossy=st.booleans())
+    def begin(self, lossy: bool) -> None:
         self.server.flush()
         self.broker = Broker.connect(
             Settings.model_validate(
                 {"redis_url": self.server.url, "retry_base_s": 0, "max_attempts": MAX_ATTEMPTS}
             )
         )
+        if lossy:
+            self.lose_replies()
         for run in RUNS:
             self.make_run(run)
         self.model: dict[str, ModelJob] = {}
@@ -107,6 +133,18 @@ class BrokerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "broker"):
             self.wait(self.broker.close())
+
+    def lose_replies(self) -> None:
+        """The first reply to every call of these, which is then sent again."""
+        store: Any = self.broker.store
+        for name in ("run", "run_durably"):
+            once = getattr(store, name)
+            again = twice(once)
+
+            def call(script: Script, *args: Any, once: Any = once, again: Any = again) -> Any:
+                return (again if script in ANSWERED_AGAIN else once)(script, *args)
+
+            setattr(store, name, call)
 
     def make_run(self, run: str) -> None:
         bound = RunSettings(window=WINDOW, max_staleness=1, keep=1_000_000)

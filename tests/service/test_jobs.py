@@ -21,6 +21,7 @@ from tests.service.samples import (
     enqueue_bdhs,
     sample_request,
     sample_result,
+    twice,
 )
 from tests.waiting import until
 
@@ -318,13 +319,7 @@ async def test_a_window_bounds_open_jobs_and_untaken_pairs(broker: Broker) -> No
 
 async def test_a_lost_reply_enqueues_once(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection breaks after the server has run the script; redis-py sends it again."""
-    run = broker.store.run
-
-    async def twice(*args: object) -> object:
-        await run(*args)  # pyright: ignore
-        return await run(*args)  # pyright: ignore
-
-    monkeypatch.setattr(broker.store, "run", twice)
+    monkeypatch.setattr(broker.store, "run_durably", twice(broker.store.run_durably))
     await enqueue(broker)
     monkeypatch.undo()
     assert len(await broker.jobs.claim("w1", 10, block_s=0)) == 1
