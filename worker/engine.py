@@ -45,6 +45,11 @@ DEATH_NOTICE_S = 10.0
 DEATH_CHECK_S = 0.2
 """Seconds between two looks whether an engine that owes an answer is still there."""
 
+SENT_GIB = 1.0
+"""Bound on the pictures that vLLM's process keeps as they were sent to it, each mask a picture of
+its own. One serves the sentences of an iteration and no other, so vLLM's 4 GiB would hold what
+nobody asks for again."""
+
 LORA_SIZES = get_args(MaxLoRARanks)
 """Ranks that vLLM sets memory aside for."""
 
@@ -169,6 +174,7 @@ class Engine:
 
     def _args(self) -> AsyncEngineArgs:
         s = self._settings
+        defaults: dict[str, Any] = {"mm_processor_cache_gb": SENT_GIB, **_on_this_platform(s)}
         return AsyncEngineArgs(
             model=self.model,
             dtype=s.dtype,  # type: ignore[arg-type]
@@ -185,7 +191,7 @@ class Engine:
             additional_config={FEATURE_CACHE_GIB: s.feature_cache_gib},
             otlp_traces_endpoint=tracing.endpoint(),
             **({} if s.max_model_len is None else {"max_model_len": s.max_model_len}),
-            **_on_this_platform(s) | s.engine_args,
+            **defaults | s.engine_args,
         )
 
     @staticmethod
