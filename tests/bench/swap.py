@@ -8,6 +8,7 @@ The gap is the longest time between two tokens of a request that runs all the wh
 """
 
 import asyncio
+import logging
 import statistics
 import tempfile
 import time
@@ -15,6 +16,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+import structlog
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -177,6 +179,7 @@ async def measure(folder: Path, server: Server, console: Console) -> None:
 
 
 def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = Server("valkey", folder / "server")
