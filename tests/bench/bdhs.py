@@ -41,6 +41,9 @@ ENGINE = {
 
 ROUNDS = 3
 
+SIZES = ((336, 84), (336, 336), (672, 240), (672, 672))
+"""Of pictures, in pixels, for more and more tokens at the real geometry."""
+
 IN_FLIGHT = 64
 """Jobs posted and not yet ended, twice a worker's slots: it always has the next ones."""
 
@@ -238,6 +241,14 @@ def growth(work: Geometry) -> None:
         for rho in (0.99, 0.9, 0.5, 0.0):
             first = 300_000 + int(rho * 100_000)
             rows.append(("ρ_th", str(rho), throughput(url, work, 8, first, rho=rho, **one)))
+        for name, known in (("image tokens", None), ("of images known", 0)):
+            for size in SIZES:
+                requests = work.requests(1, size=size, **one)
+                [result] = asyncio.run(through_service(url, requests))
+                assert result.trace is not None
+                count, first = str(result.trace.image_tokens), 400_000 + sum(size)
+                more = {"size": size, "pictures": known, **one}
+                rows.append((name, count, throughput(url, work, 16, first, **more)))
     before = ""
     for name, value, seconds in rows:
         if name != before:

@@ -46,9 +46,19 @@ class Geometry:
     threads: int | None = None
     """With which transformers is fastest; None: as many as there are cores."""
 
-    def requests(self, count: int, first: int = 0, **settings: object) -> list[BdhsRequest]:
-        """As many requests, each with an image of its own; `first` gives other ones."""
-        make = _real_examples(first) if self.real else _toy_examples(first, count)
+    def requests(
+        self,
+        count: int,
+        first: int = 0,
+        *,
+        pictures: int | None = None,
+        size: tuple[int, int] = (672, 672),
+        **settings: object,
+    ) -> list[BdhsRequest]:
+        """As many requests, each with an image of its own; `first` gives other ones. For the real
+        geometry: with the pictures of another `first`, of another size."""
+        number = first if pictures is None else pictures
+        make = _real_examples(number, size) if self.real else _toy_examples(first, count)
         body = {"max_tokens": self.max_tokens, **self.settings, **settings}
         return [
             BdhsRequest.model_validate(
@@ -118,7 +128,7 @@ def real(folder: Path) -> Geometry:
     return Geometry("real", folder, 24, {"rho": 0.99}, real=True)
 
 
-def picture(number: int, width: int = 672, height: int = 672) -> bytes:
+def picture(number: int, width: int, height: int) -> bytes:
     """A smooth picture, PNG, another for each number."""
     generator = torch.Generator().manual_seed(number)
     coarse = torch.rand(1, 3, 6, 6, generator=generator)
@@ -129,10 +139,10 @@ def picture(number: int, width: int = 672, height: int = 672) -> bytes:
     return out.getvalue()
 
 
-def _real_examples(first: int) -> Iterator[tuple[bytes, str, str]]:
+def _real_examples(first: int, size: tuple[int, int]) -> Iterator[tuple[bytes, str, str]]:
     number = first
     while True:
-        yield picture(number), "Describe the image.", REFERENCE
+        yield picture(number, *size), "Describe the image.", REFERENCE
         number += 1
 
 
