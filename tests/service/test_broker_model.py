@@ -442,6 +442,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert await find_leaks(self.broker) == []
 
 
+@pytest.mark.timeout(1200)  # a failure takes its time to be made small
 def test_the_broker_does_as_its_model(any_server: Server) -> None:
     with asyncio.Runner() as runner:
 
