@@ -361,6 +361,7 @@ class Engine:
             prompt_token_ids: with one image placeholder for each picture.
             params: `max_tokens` is lowered to what the context leaves. They belong to the request.
             view: how much of a single picture to show: at least one token. None: all of it.
+                With no picture: an empty one, or None.
             lora: an adapter that `add_lora` has accepted; any other kills vLLM's process.
             watcher: sees each answer grow, and may end it.
 

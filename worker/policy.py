@@ -134,12 +134,11 @@ class EnginePolicy:
         params: SamplingParams,
         watcher: Watcher = unwatched,
     ) -> RequestOutput:
-        if view.kept:
-            shown: dict[str, Any] = {"pictures": [self._picture], "view": view}
-        else:  # nothing to see: the prompt without the image
-            token_ids, shown = self._prompt.without_images(token_ids), {}
+        pictures = [self._picture]
+        if not view.kept:  # nothing to see: the prompt without the image
+            token_ids, pictures = self._prompt.without_images(token_ids), []
         return await self._engine.generate(
-            token_ids, params, **shown, lora=self._lora, watcher=watcher
+            token_ids, params, pictures, view=view, lora=self._lora, watcher=watcher
         )
 
 

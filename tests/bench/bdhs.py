@@ -89,7 +89,8 @@ async def through_service(url: str, requests: Sequence[BdhsRequest]) -> list[Bdh
 
 
 async def embed(embedder: Embedder, results: Sequence[BdhsResult]) -> None:
-    """What the service compared, with nothing beside it, in the largest batches."""
+    """What the service compared, in the largest batches, as if none of it had been seen."""
+    embedder._cache.clear()
     await asyncio.gather(
         *(
             embedder.similarity(iteration.text, result.pair.chosen[0].text)
@@ -130,12 +131,9 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
             requests = work.requests(pairs, first=1000 * turn, trace="full")
             took, results = loop.run_until_complete(timed(through_service(url, requests)))
             done = work_of(requests, results, slow.image_token)
-            # An embedder that has seen none of it.
-            embedder._cache.clear()
             torch.set_num_threads(1)  # as beside an engine
             embedding, _ = loop.run_until_complete(timed(embed(embedder, results)))
             alone, _ = loop.run_until_complete(timed(raw.run(done)))
-            embedder._cache.clear()
             # Under other names, because vLLM has computed these images.
             anew = [replace(item, ref=f"again {item.ref}") for item in done]
             both, _ = loop.run_until_complete(timed(together(raw, anew, embedder, results)))
