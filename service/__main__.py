@@ -1,5 +1,5 @@
 """`python -m service …` is `prefstream …`."""
 
-from service.cli import app
+from service.commands.main import app
 
 app()

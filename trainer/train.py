@@ -31,22 +31,23 @@ from transformers import (
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from service import models
+from service import model_names
 from service.client import Client
-from trainer import checkpoint, full, journal
-from trainer.adapter import lora_config
-from trainer.checkpoint import Record
 from trainer.data import BadData, BadRow
-from trainer.journal import Journal
-from trainer.ledger import Ledger
 from trainer.metrics import Gauges, served
-from trainer.mixing import Averaged, Mixed, Offline
-from trainer.offline import DataSet
-from trainer.patience import Patience, Stopped
 from trainer.progress import progress
-from trainer.publish import Publisher
 from trainer.settings import BETAS, Loss, TrainerSettings
-from trainer.stream import WEIGHT, Draws, Pairs, Stream, placeholder
+from trainer.stream import journal
+from trainer.stream.journal import Journal
+from trainer.stream.ledger import Ledger
+from trainer.stream.mixing import Averaged, Mixed, Offline
+from trainer.stream.offline import DataSet
+from trainer.stream.stream import WEIGHT, Draws, Pairs, Stream, placeholder
+from trainer.waiting import Patience, Stopped
+from trainer.weights import checkpoint, full
+from trainer.weights.adapter import lora_config
+from trainer.weights.checkpoint import Record
+from trainer.weights.publish import Publisher
 
 log = structlog.get_logger()
 
@@ -185,7 +186,7 @@ def build_trainer(
     With an adapter, the reference is the policy under a disabled one. For full weights it is a
     frozen copy of the policy's start; the policy itself comes from `resumed`, a checkpoint, if any.
     """
-    name = models.locate(settings.model)
+    name = model_names.locate(settings.model)
     on_gpu = torch.cuda.is_available()
     half = weights_dtype(settings) == torch.bfloat16
     what: dict[str, Any]

@@ -12,7 +12,7 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput
 
-from service.annotation import CannotJudge, Case
+from service.annotator import CannotJudge, Case
 from service.broker import Broker, Claim, ImageGone
 from service.schemas import (
     Annotation,
@@ -35,9 +35,9 @@ from worker.annotators.ranking import rank
 from worker.bdhs.loop import make_rejected
 from worker.embedder import Embedder
 from worker.engine import Engine, Picture, PromptTooLong, RequestRefused, written_by
-from worker.policy import EnginePolicy, sampling
+from worker.engine_policy import EnginePolicy, sampling
 from worker.prompts import BadConversation, Prompt
-from worker.versions import VersionGone, Versions
+from worker.weights.versions import VersionGone, Versions
 
 
 class JobFailed(Exception):

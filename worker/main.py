@@ -18,19 +18,19 @@ from typing import TypeVar
 import structlog
 
 from service import tracing
-from service.annotation import AnnotatorAway
+from service.annotator import AnnotatorAway
 from service.broker import UNAVAILABLE, Broker, Claim, ring_within
 from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
-from service.weightstore import BadWeights
+from service.weight_store import BadWeights
 from worker import metrics
 from worker.annotators import Annotators
 from worker.embedder import Embedder
 from worker.engine import Engine, EngineDied
 from worker.handlers import Handlers, JobFailed
-from worker.monitor import monitor
+from worker.monitoring import monitor
 from worker.settings import WorkerSettings
-from worker.versions import Versions
+from worker.weights.versions import Versions
 
 log = structlog.get_logger()
 

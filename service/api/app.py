@@ -12,9 +12,9 @@ from service import tracing
 from service.api import batches, health, images, jobs, metrics, problems, runs, submit, weights
 from service.api.auth import ApiKey
 from service.api.bodies import BodyLimit
-from service.api.context import Context
-from service.api.intake import Intake
+from service.api.dependencies import Context
 from service.broker import UNAVAILABLE, Broker
+from service.intake import Intake
 from service.settings import Settings
 
 log = structlog.get_logger()

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from service.api.bodies import JsonRoute
-from service.api.context import Context, Shared
+from service.api.dependencies import Context, Shared
 from service.api.problems import RESPONSES, Refusal, no_such_run
 from service.api.sse import EventStream, Sse
 from service.broker.store import moment

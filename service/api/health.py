@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter, Response
 
-from service.api.context import Shared
+from service.api.dependencies import Shared
 from service.broker import UNAVAILABLE
 from service.schemas import Health
 

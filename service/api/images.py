@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from service.api.context import Shared
+from service.api.dependencies import Shared
 from service.api.problems import RESPONSES, Refusal
 from service.broker import ImageGone
 from service.schemas import StoredImage

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from service.api.context import Context, Shared, WaitS
+from service.api.dependencies import Context, Shared, WaitS
 from service.api.problems import RESPONSES, Refusal, no_such_job, not_dead
 from service.api.sse import EventStream, Sse
 from service.broker import Event

@@ -14,7 +14,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.context import Shared
+from service.api.dependencies import Shared
 from service.broker import Figures
 from service.schemas import Weights
 

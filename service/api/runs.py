@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from service.api.bodies import JsonRoute
-from service.api.context import Shared
+from service.api.dependencies import Shared
 from service.api.problems import RESPONSES, no_such_run
 from service.schemas import Appended, PairRequest, PairsPage, Run, RunName, RunSettings
 

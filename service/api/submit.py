@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 
 from service.api.bodies import JsonRoute
-from service.api.context import Context, Prefer, Shared, WaitS, wait_seconds
+from service.api.dependencies import Context, Prefer, Shared, WaitS, wait_seconds
 from service.api.problems import RESPONSES, answer, unsuccessful
 from service.schemas import BdhsRequest, Job, JobKind, SampleRequest
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.api.bodies import JsonRoute
-from service.api.context import Shared
+from service.api.dependencies import Shared
 from service.api.problems import RESPONSES
 from service.schemas import Weights, WeightVersion
 

@@ -7,7 +7,7 @@ images, weights, workers.
 from typing import Self
 
 from service.broker.batches import Batches
-from service.broker.bell import Bell, ring_within
+from service.broker.claims import Claim
 from service.broker.errors import (
     UNAVAILABLE,
     BadCursor,
@@ -24,13 +24,13 @@ from service.broker.errors import (
     VersionNotNewer,
     WindowFull,
 )
-from service.broker.figures import Figures, read_figures
 from service.broker.images import Images
 from service.broker.jobs import Event, Jobs
+from service.broker.notifications import Bell, ring_within
 from service.broker.runs import Runs
+from service.broker.stats import Figures, read_figures
 from service.broker.store import Store
 from service.broker.weights import Weights
-from service.broker.work import Claim
 from service.broker.workers import Workers
 from service.settings import Settings
 

@@ -9,8 +9,8 @@ import secrets
 import time
 from typing import Any
 
-from service.broker.bell import Bell, ring_within
 from service.broker.errors import LeaseLost, LogChanged
+from service.broker.notifications import Bell, ring_within
 from service.broker.runs import GROUPS, Cursor
 from service.broker.store import Script, Store, milliseconds, moment
 from service.schemas import Batch, Delivery, LeaseRequest, Pair

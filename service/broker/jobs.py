@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter
 
 from service import tracing
-from service.broker.bell import Bell, ring_within
+from service.broker.claims import Work
 from service.broker.errors import (
     RETRY_AFTER_S,
     IdempotencyConflict,
@@ -23,9 +23,9 @@ from service.broker.errors import (
     QueueFull,
     WindowFull,
 )
+from service.broker.notifications import Bell, ring_within
 from service.broker.runs import DEFAULTS, WAITING
 from service.broker.store import Script, Store, milliseconds, moment, new_epoch
-from service.broker.work import Work
 from service.schemas import (
     Attempt,
     BdhsRequest,

@@ -16,8 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError
 
-from service.broker import calls
-from service.broker.calls import ANSWER_S, Argument, Calls, DurableCalls, answered_within
+from service.broker import pipeline
+from service.broker.pipeline import ANSWER_S, Argument, Calls, DurableCalls, answered_within
 from service.settings import Settings
 
 MAX_BLOCK_S = 5.0
@@ -184,7 +184,7 @@ class Store:
 
     async def alone(self, *args: Argument, **options: bool) -> Any:
         """A command on a connection of its own: one that blocks, or is large."""
-        async with answered_within(calls.ANSWER_S):
+        async with answered_within(pipeline.ANSWER_S):
             return await self.redis.execute_command(*args, **options)
 
     async def run(self, script: Script, *args: Argument) -> Any:

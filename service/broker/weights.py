@@ -7,8 +7,8 @@ remembered for jobs that name one, to make a response again.
 import time
 from datetime import UTC, datetime
 
-from service.broker.bell import Bell, ring_within
 from service.broker.errors import VersionNotNewer
+from service.broker.notifications import Bell, ring_within
 from service.broker.store import Script, Store
 from service.broker.workers import ALL
 from service.schemas import Refusal, WeightVersion, WorkerInfo

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from service.schemas import BdhsTrace, IterationTrace, Message, Pair, Span
 from service.web.patches import PatchMap, kept_patches, patch_map, svg_path
-from service.web.picture import Picture, picture
+from service.web.thumbnail import Picture, picture
 
 
 @dataclass(frozen=True)

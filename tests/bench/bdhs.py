@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from service.client import AsyncClient
+from service.commands.local_stack import House
 from service.schemas import BdhsRequest, BdhsResult
-from service.up import House
 from tests.bench import geometry
 from tests.bench.geometry import Geometry
 from tests.bench.rivals import RawVllm, Transformers, Work, work_of

@@ -27,10 +27,10 @@ from vllm import SamplingParams
 
 from service.broker import Broker
 from service.settings import Settings
-from service.weightstore import WeightStore
+from service.weight_store import WeightStore
 from tests.bench.swap import checkpoint
 from tests.servers import Server
-from tests.worker.whole import make_full
+from tests.worker.full_checkpoints import make_full
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine, written_by
 from worker.main import Worker

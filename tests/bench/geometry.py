@@ -20,7 +20,7 @@ from service.client import image_data
 from service.schemas import BdhsRequest
 from trainer.toy import CHECKPOINT
 from trainer.toy.dataset import examples
-from trainer.toy.tokenizer import IMAGE, build_tokenizer
+from trainer.toy.recipe.tokenizer import IMAGE, build_tokenizer
 
 SIDE, PATCH = 336, 14
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]

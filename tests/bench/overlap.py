@@ -30,14 +30,14 @@ from service.broker import Broker, Claim
 from service.client import AsyncClient, Client, image_data
 from service.schemas import BdhsRequest, RunSettings
 from service.settings import Settings
-from service.weightstore import fetch
+from service.weight_store import fetch
 from tests.servers import Server
 from tests.service.http import served
 from tests.service.samples import bdhs_result, png
-from trainer.ledger import Ledger
-from trainer.patience import Patience
-from trainer.publish import ADAPTER_FILES, Publisher
-from trainer.stream import Pairs, Stream
+from trainer.stream.ledger import Ledger
+from trainer.stream.stream import Pairs, Stream
+from trainer.waiting import Patience
+from trainer.weights.publish import ADAPTER_FILES, Publisher
 
 SLOTS = 16
 """Jobs that are generated at once."""

@@ -26,7 +26,7 @@ from vllm.lora.request import LoRARequest
 
 from service.broker import Broker
 from service.settings import Settings
-from service.weightstore import WeightStore
+from service.weight_store import WeightStore
 from tests.servers import Server
 from tests.worker import checkpoints
 from tests.worker.adapters import make_adapter

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.compose.house import House, NoDocker
+from tests.compose.deployment import House, NoDocker
 
 collect_ignore_glob = [] if os.environ.get("PREFSTREAM_TEST_COMPOSE") == "1" else ["test_*.py"]
 

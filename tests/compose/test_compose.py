@@ -13,9 +13,8 @@ import pytest
 
 from service.client import Client
 from service.schemas import BdhsRequest, Job, JobStatus, Priority
-from tests.compose.house import House, docker, logs
-from trainer.toy.dataset import examples
-from trainer.toy.heldout import png
+from tests.compose.deployment import House, docker, logs
+from trainer.toy.dataset import examples, png
 
 T = TypeVar("T")
 

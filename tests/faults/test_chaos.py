@@ -19,7 +19,7 @@ from service.broker import Broker
 from service.client import AsyncClient, image_data
 from service.schemas import BdhsRequest, JobStatus, Priority, RunSettings, SampleRequest
 from service.settings import Settings
-from tests.faults.stage import Stage
+from tests.faults.processes import Stage
 from tests.servers import Server
 from tests.service.leaks import find_leaks
 from tests.service.samples import bdhs_result, claim_one, enqueue_bdhs, png

@@ -19,12 +19,11 @@ import pytest_asyncio
 from service.broker import Broker
 from service.schemas import BdhsRequest, JobKind, JobStatus
 from service.settings import Settings
-from tests.faults.stage import Stage
+from tests.faults.processes import Stage
 from tests.faults.victim import reach
 from tests.servers import Server
 from tests.service.leaks import find_leaks
-from trainer.toy.dataset import examples
-from trainer.toy.heldout import png
+from trainer.toy.dataset import examples, png
 
 WORKERS = 2
 LEASE_S = 5.0

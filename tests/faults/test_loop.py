@@ -19,9 +19,8 @@ import pytest
 from service.client import AsyncClient, image_data
 from service.schemas import BdhsRequest, Job, JobStatus, RunSettings
 from tests.servers import Server, free_port
-from trainer import journal
-from trainer.toy.dataset import examples
-from trainer.toy.heldout import png
+from trainer.stream import journal
+from trainer.toy.dataset import examples, png
 
 RUN = "loop"
 STEPS, BATCH, PUBLISH_EVERY = 16, 4, 2

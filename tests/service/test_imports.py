@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer import Exit
 
-from service.cli import _load
+from service.commands.main import _load
 
 HEAVY = ("torch", "vllm", "transformers", "sentence_transformers", "trl", "numpy", "datasets")
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers import Server
 from tests.trainer.pairs import RUN
-from tests.trainer.trials import Trials
+from tests.trainer.training_runs import Trials
 from trainer.settings import TrainerSettings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,8 +23,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy policy with fresh weights."""
     import torch
 
-    from trainer.toy.model import build_model, build_processor, save
-    from trainer.toy.tokenizer import build_tokenizer
+    from trainer.toy.recipe.model import build_model, build_processor, save
+    from trainer.toy.recipe.tokenizer import build_tokenizer
 
     folder = tmp_path_factory.mktemp("model")
     tokenizer = build_tokenizer()

@@ -18,8 +18,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from trainer.data import SECOND_REJECTED
-from trainer.toy.dataset import Item, examples, held_out
-from trainer.toy.heldout import png
+from trainer.toy.dataset import Item, examples, held_out, png
 
 RUN = "r"
 

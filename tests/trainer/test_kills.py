@@ -8,9 +8,10 @@ from service.client import Client
 from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
-from tests.trainer.trials import KILL_POINTS, Trials
-from trainer import checkpoint, journal
+from tests.trainer.training_runs import KILL_POINTS, Trials
 from trainer.settings import TrainerSettings
+from trainer.stream import journal
+from trainer.weights import checkpoint
 
 
 @pytest.mark.parametrize("point", KILL_POINTS)

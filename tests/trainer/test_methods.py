@@ -15,15 +15,15 @@ from service.schemas import JobStatus, SampleRequest, assistant_turn, user_turn
 from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
-from tests.trainer.test_ledger import pair
+from tests.trainer.stream.test_ledger import pair
 from tests.trainer.test_train import adapter, group, in_thread
-from tests.trainer.trials import Trials, seen
+from tests.trainer.training_runs import Trials, seen
 from tests.waiting import until
-from trainer import journal
 from trainer.data import SECOND_REJECTED
-from trainer.mixing import Averaged
-from trainer.stream import Collate, Row, Stream
-from trainer.toy.heldout import png
+from trainer.stream import journal
+from trainer.stream.mixing import Averaged
+from trainer.stream.stream import Collate, Row, Stream
+from trainer.toy.dataset import png
 from trainer.train import BadRun, build_trainer, train
 
 

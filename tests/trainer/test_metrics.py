@@ -9,8 +9,8 @@ from prometheus_client import REGISTRY
 from tests.servers import Server, free_port
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
-from trainer.publish import Publisher
 from trainer.train import train
+from trainer.weights.publish import Publisher
 
 
 def test_figures_are_served_while_it_trains(

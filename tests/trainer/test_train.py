@@ -17,14 +17,14 @@ from tests.servers import Server
 from tests.service.http import served
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
-from tests.trainer.trials import Trials, seen
-from trainer import journal
-from trainer.adapter import Unservable
-from trainer.ledger import Ledger
-from trainer.margin import margin
-from trainer.patience import Patience
-from trainer.stream import Pairs, Stream
+from tests.trainer.margin import margin
+from tests.trainer.training_runs import Trials, seen
+from trainer.stream import journal
+from trainer.stream.ledger import Ledger
+from trainer.stream.stream import Pairs, Stream
 from trainer.train import BadRun, Bookkeeping, Outcome, build_trainer, train
+from trainer.waiting import Patience
+from trainer.weights.adapter import Unservable
 
 
 @pytest.fixture(autouse=True)

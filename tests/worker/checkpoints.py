@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from trainer.toy.tokenizer import IMAGE, build_tokenizer
+from trainer.toy.recipe.tokenizer import IMAGE, build_tokenizer
 
 SIDE = 56
 PATCH = 14

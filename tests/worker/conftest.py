@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.worker import checkpoints, tower
+from tests.worker import checkpoints, vision_tower
 from worker.engine import Engine
 from worker.settings import WorkerSettings
 
@@ -27,7 +27,7 @@ async def engine(
             max_num_seqs=32,
             gpu_memory_utilization=0.1,
             max_lora_rank=16,
-            engine_args={"worker_extension_cls": tower.EXTENSION},
+            engine_args={"worker_extension_cls": vision_tower.EXTENSION},
         )
     )
     await engine.start()

@@ -19,13 +19,12 @@ from service.schemas import (
     SampleResult,
 )
 from service.settings import Settings
-from service.weightstore import WeightStore
+from service.weight_store import WeightStore
 from tests.servers import Server, free_port
 from tests.worker.adapters import make_adapter
 from tests.worker.test_worker import ended, working
 from trainer.toy import CHECKPOINT
-from trainer.toy.dataset import Item, examples
-from trainer.toy.heldout import png
+from trainer.toy.dataset import Item, examples, png
 from trainer.toy.judge import score_caption
 from worker.annotators import prompt
 from worker.embedder import EMBEDDED, Embedder

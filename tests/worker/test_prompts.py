@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.schemas import ImagePart, Message, TextPart, user_turn
-from trainer.toy.tokenizer import CHAT_TEMPLATE, IMAGE, build_tokenizer
+from trainer.toy.recipe.tokenizer import CHAT_TEMPLATE, IMAGE, build_tokenizer
 from worker.prompts import BadConversation, Prompt
 
 PARTS = (

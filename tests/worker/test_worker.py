@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from service import replay
 from service.broker import Broker
+from service.commands import replay
 from service.schemas import (
     BdhsRequest,
     BdhsResult,
@@ -28,10 +28,10 @@ from service.schemas import (
     WeightSpan,
 )
 from service.settings import Settings
-from service.weightstore import WeightStore
+from service.weight_store import WeightStore
 from tests.servers import Server
 from tests.worker.adapters import make_adapter
-from tests.worker.whole import make_full
+from tests.worker.full_checkpoints import make_full
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.main import Worker
@@ -309,7 +309,7 @@ async def test_full_weights_that_fail_in_the_engine_are_refused_once_and_jobs_go
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Nothing that passes the check is known to fail in the engine, so it has to look away.
-    monkeypatch.setattr("worker.versions.check_full", lambda *_: None)
+    monkeypatch.setattr("worker.weights.versions.check_full", lambda *_: None)
     made = make_full(engine.model, tmp_path / "made", seed=1, parts=("projector",))
     tensors = load_file(made / "model.safetensors")
     tensors["language_model.model.norm.weight"] = torch.ones(3)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from service.schemas import user_turn
 from trainer.data.example import Example
-from trainer.toy.dataset import endless_examples
-from trainer.toy.heldout import png
+from trainer.toy.dataset import endless_examples, png
 
 
 def examples() -> Iterator[Example]:

@@ -18,14 +18,14 @@ from rich.table import Table
 
 from service.broker import UNAVAILABLE
 from service.client import AsyncClient, ProblemError
-from service.console import fail
+from service.commands.console import fail
 from trainer.data.example import BadData
 from trainer.data.images import find
 from trainer.evaluation import captions as chair
 from trainer.evaluation import pope as probing
 from trainer.evaluation.ask import Answer, Asker, NoAnswer, Question
+from trainer.evaluation.heldout import measure
 from trainer.evaluation.objects import Vocabulary, annotations, read_synonyms
-from trainer.toy.heldout import measure
 
 evaluate = typer.Typer(
     no_args_is_help=True,

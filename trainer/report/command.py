@@ -12,8 +12,8 @@ from rich.console import Console
 
 from service import logs
 from service.client import AsyncClient, ProblemError
-from service.console import fail, progress_bars
-from service.up import House, HouseFell, free_port
+from service.commands.console import fail, progress_bars
+from service.commands.local_stack import House, HouseFell, free_port
 from trainer.data import LAYOUTS, TOY, BadData, BadRow, Example, read
 
 console = Console(highlight=False)

@@ -8,7 +8,7 @@ is too small to follow a judge's instructions.
 import asyncio
 from typing import Any
 
-from service.annotation import CannotJudge, Case, Choice, Verdict
+from service.annotator import CannotJudge, Case, Choice, Verdict
 from service.schemas import user_turn
 from trainer.toy.judge import is_well_formed, read_claims, read_yes_no, score_caption
 from trainer.toy.language import ask_object

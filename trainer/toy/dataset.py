@@ -10,6 +10,7 @@ standard library, Pillow and pydantic.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import cycle, islice
 from typing import Literal
 
@@ -48,6 +49,13 @@ class Item:
             "scene": list(self.scene.described),
             "reference": self.reference,
         }
+
+
+def png(item: Item) -> bytes:
+    """The item's image, encoded."""
+    out = BytesIO()
+    item.image().save(out, "PNG")
+    return out.getvalue()
 
 
 def stream(split: Split, seed: int) -> random.Random:

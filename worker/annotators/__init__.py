@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from service.annotation import GROUP, CannotJudge, Case, Verdict
+from service.annotator import GROUP, CannotJudge, Case, Verdict
 from worker.annotators import policy
 from worker.annotators.openai import Endpoint
 from worker.settings import WorkerSettings

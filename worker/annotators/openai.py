@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from service.annotation import AnnotatorAway, CannotJudge, Case, Verdict
+from service.annotator import AnnotatorAway, CannotJudge, Case, Verdict
 from service.schemas import ImagePart
 from worker.annotators import prompt
 from worker.settings import WorkerSettings

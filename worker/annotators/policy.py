@@ -1,6 +1,6 @@
 """`self`: the policy judges its own responses, by the weights that wrote them."""
 
-from service.annotation import Case, Verdict
+from service.annotator import Case, Verdict
 from worker.annotators import prompt
 
 

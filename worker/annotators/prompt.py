@@ -6,7 +6,7 @@ to the image first, then help, and nothing of what is not to be seen.
 
 import re
 
-from service.annotation import Case, Choice, Verdict
+from service.annotator import Case, Choice, Verdict
 from service.schemas import ImagePart, Message, Part, TextPart
 
 MAX_TOKENS = 256

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
-from service.annotation import Case
+from service.annotator import Case
 from service.schemas import Annotation, Judgement
 from worker.annotators import Annotator
 

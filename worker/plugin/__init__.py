@@ -10,7 +10,7 @@ A family is one module here with a model class and a `views` function; `FAMILIES
 import importlib
 from types import ModuleType
 
-from worker.plugin.orphans import end_with_parent
+from worker.plugin.parent_death import end_with_parent
 
 FAMILIES = {
     "LlavaForConditionalGeneration": "llava",
@@ -40,7 +40,7 @@ def register() -> None:
     """vLLM's entry point. Names the classes; vLLM imports them when a model needs them."""
     from vllm import ModelRegistry
 
-    from worker.plugin.pieces import draw_pieces_apart
+    from worker.plugin.chunked_prefill import draw_pieces_apart
 
     end_with_parent()
     draw_pieces_apart()

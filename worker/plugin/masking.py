@@ -1,8 +1,8 @@
 """Leaving image tokens out of a request, the same for every family.
 
 Hiding an image token from attention and leaving its embedding out of the sequence are the same
-thing, as long as positions count the tokens that are there; tests/worker/test_masking.py holds
-that against transformers. So a masked request is an ordinary, shorter request: the processor
+thing, as long as positions count the tokens that are there; tests/worker/plugin/test_masking.py
+holds that against transformers. So a masked request is an ordinary, shorter request: the processor
 repeats the image placeholder once per kept token, the model drops the other rows.
 
 What is done to an image travels as `mm_processor_kwargs`, which vLLM includes in the item's hash:
@@ -26,7 +26,7 @@ from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdate
 
 from worker.bdhs.noise import scales
-from worker.plugin.features import Features, pick
+from worker.plugin.feature_cache import Features, pick
 
 IMAGE = "image_ref"
 """Request key: what identifies the request's only image, such as the hash of its bytes. Absent:

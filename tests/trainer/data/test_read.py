@@ -207,5 +207,8 @@ def test_the_shapes_world_has_no_end() -> None:
 
 
 def test_reading_needs_no_engine() -> None:
-    heavy = "import sys, trainer.feed; sys.exit(any(m in sys.modules for m in ('torch', 'trl')))"
+    heavy = (
+        "import sys, trainer.feed.command;"
+        " sys.exit(any(m in sys.modules for m in ('torch', 'trl')))"
+    )
     assert subprocess.run([sys.executable, "-c", heavy], timeout=60).returncode == 0

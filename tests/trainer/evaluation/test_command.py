@@ -20,11 +20,10 @@ from tests.service.http import served
 from trainer.evaluation import pope
 from trainer.evaluation.command import evaluate
 from trainer.toy import CHECKPOINT
-from trainer.toy.dataset import Item, held_out
-from trainer.toy.heldout import png
+from trainer.toy.dataset import Item, held_out, png
 from trainer.toy.judge import score_caption
-from trainer.toy.measure import answer
-from trainer.toy.model import load
+from trainer.toy.recipe.measure import answer
+from trainer.toy.recipe.model import load
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",

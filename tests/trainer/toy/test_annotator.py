@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.annotation import CannotJudge, Case
+from service.annotator import CannotJudge, Case
 from service.schemas import Message, TextPart, user_turn
 from trainer.toy.annotator import by_questions, by_scene
 from trainer.toy.world import Scene

@@ -6,8 +6,8 @@ The bounds are wide of the figures in docs/toy.md by several standard errors of 
 import pytest
 
 from trainer.toy import CHECKPOINT
-from trainer.toy.measure import Figures, figures
-from trainer.toy.model import load
+from trainer.toy.recipe.measure import Figures, figures
+from trainer.toy.recipe.model import load
 
 IMAGES = 80
 

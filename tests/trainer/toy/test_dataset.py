@@ -44,7 +44,7 @@ def test_half_of_the_true_yes_no_answers_are_yes():
 
 def test_the_world_needs_no_numerical_library():
     code = (
-        "import sys, trainer.toy.dataset, trainer.toy.judge, trainer.toy.bias;"
+        "import sys, trainer.toy.dataset, trainer.toy.judge, trainer.toy.recipe.bias;"
         "print([m for m in ('torch', 'numpy', 'transformers', 'tokenizers') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

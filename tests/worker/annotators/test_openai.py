@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from service.annotation import AnnotatorAway, CannotJudge
+from service.annotator import AnnotatorAway, CannotJudge
 from tests.servers import free_port
 from tests.service.samples import png
 from tests.worker.annotators.test_prompt import case

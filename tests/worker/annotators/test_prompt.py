@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.annotation import Case
+from service.annotator import Case
 from service.schemas import ImagePart, Message, TextPart, assistant_turn, user_turn
 from worker.annotators import prompt
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from service.annotation import Case, Choice, Verdict
+from service.annotator import Case, Choice, Verdict
 from service.schemas import Annotation
 from tests.worker.annotators.test_prompt import case
 from worker.annotators import Function

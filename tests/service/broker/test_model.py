@@ -1,0 +1,462 @@
+"""The broker against a plain model of it in memory, on a real server (hypothesis).
+
+Every rule does one thing to both and compares what they answer; after every rule, all that can be
+seen of the broker is compared with the model. Leases never run out by themselves here: the rule
+`lose` lets one do so, by asking the server to take the entry for old.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from service.broker import (
+    Broker,
+    Claim,
+    LeaseLost,
+    LogChanged,
+    RunBusy,
+    WindowFull,
+    batches,
+    claims,
+    jobs,
+    weights,
+)
+from service.broker.store import Script
+from service.schemas import (
+    JobError,
+    JobStatus,
+    LeaseRequest,
+    PairRequest,
+    Priority,
+    RunSettings,
+)
+from service.settings import Settings
+from tests.servers import Server
+from tests.service.leaks import find_leaks
+from tests.service.samples import bdhs_result, enqueue_bdhs, twice, weight_version
+
+EXAMPLES = int(os.environ.get("PREFSTREAM_MODEL_EXAMPLES", "100"))
+"""If it is set, the examples are new ones every time."""
+
+T = TypeVar("T")
+OOPS = JobError(code="oops", message="It broke.")
+RUNS = ("r0", "r1")
+GROUPS = ("trainer", "other")
+MAX_ATTEMPTS = 3
+WINDOW = 6
+ANSWERED_AGAIN = {
+    jobs.ENQUEUE,
+    jobs.CANCEL,
+    jobs.REVIVE,
+    claims.FINISH,
+    claims.RENEW,
+    batches.LEASE,
+    batches.ACK,
+    weights.ANNOUNCE,
+}
+"""Said twice, these answer the same. The others change nothing more, and say so; but for a claim,
+whose first jobs go on when their leases run out."""
+
+
+@dataclass
+class ModelJob:
+    id: str
+    run: str
+    priority: Priority
+    status: JobStatus = JobStatus.queued
+    attempt: int = 0
+    free: int = 0
+    """Attempts that do not count."""
+
+
+@dataclass
+class ModelGroup:
+    taken: int = 0
+    """Pairs of the log that were leased or set aside."""
+    leases: dict[str, list[int]] = field(default_factory=dict)
+    again: list[int] = field(default_factory=list)
+    acknowledged: set[int] = field(default_factory=set)
+    stale: set[int] = field(default_factory=set)
+
+
+@dataclass
+class ModelRun:
+    log: list[tuple[str, int | None]] = field(default_factory=list)
+    """Id and version of each pair; those of data sets have none."""
+    groups: dict[str, ModelGroup] = field(default_factory=dict)
+
+
+class BrokerMachine(RuleBasedStateMachine):
+    jobs = Bundle("jobs")
+    claims = Bundle("claims")
+    leases = Bundle("leases")
+    server: Server
+    loop: asyncio.AbstractEventLoop
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 20))
+
+    @initialize(lossy=st.booleans())
+    def begin(self, lossy: bool) -> None:
+        self.server.flush()
+        self.broker = Broker.connect(
+            Settings.model_validate(
+                {"redis_url": self.server.url, "retry_base_s": 0, "max_attempts": MAX_ATTEMPTS}
+            )
+        )
+        if lossy:
+            self.lose_replies()
+        for run in RUNS:
+            self.make_run(run)
+        self.model: dict[str, ModelJob] = {}
+        self.lanes: list[str] = []
+        """Queued jobs in the order in which they are to be claimed."""
+        self.runs = {run: ModelRun() for run in RUNS}
+        self.version = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "broker"):
+            self.wait(self.broker.close())
+
+    def lose_replies(self) -> None:
+        """The first reply to every call of these, which is then sent again."""
+        store: Any = self.broker.store
+        for name in ("run", "run_durably"):
+            once = getattr(store, name)
+            again = twice(once)
+
+            def call(script: Script, *args: Any, once: Any = once, again: Any = again) -> Any:
+                return (again if script in ANSWERED_AGAIN else once)(script, *args)
+
+            setattr(store, name, call)
+
+    def make_run(self, run: str) -> None:
+        bound = RunSettings(window=WINDOW, max_staleness=1, keep=1_000_000)
+        self.wait(self.broker.runs.put(run, bound))
+
+    # --- jobs ---
+
+    def order(self, job: ModelJob, *, front: bool) -> None:
+        """Puts a job into line: by priority, and among those handed back or behind all others."""
+
+        def rank(other: str) -> tuple[int, int]:
+            return list(Priority).index(self.model[other].priority), self.fronts[other]
+
+        self.fronts: dict[str, int] = getattr(self, "fronts", {})
+        self.fronts[job.id] = 0 if front else 1
+        job.status = JobStatus.queued
+        self.lanes.append(job.id)
+        self.lanes.sort(key=rank)  # stable
+
+    def open_jobs(self, run: str) -> int:
+        return sum(job.run == run and not job.status.ended for job in self.model.values())
+
+    def waiting(self, run: str, group: str = "trainer") -> int:
+        state = self.runs[run].groups.get(group, ModelGroup())
+        rest = range(state.taken, len(self.runs[run].log))
+        return sum(position not in state.stale for position in rest)
+
+    @rule(target=jobs, run=st.sampled_from(RUNS), priority=st.sampled_from(Priority))
+    def enqueue(self, run: str, priority: Priority) -> Any:
+        if self.open_jobs(run) + self.waiting(run) >= WINDOW:
+            with pytest.raises(WindowFull):
+                self.wait(enqueue_bdhs(self.broker, run=run, priority=priority))
+            return multiple()
+        job = self.wait(enqueue_bdhs(self.broker, run=run, priority=priority))
+        self.model[job.id] = ModelJob(job.id, run, priority)
+        self.order(self.model[job.id], front=False)
+        return job.id
+
+    @rule(target=claims, count=st.integers(1, 4))
+    def claim(self, count: int) -> Any:
+        got = self.wait(self.broker.jobs.claim("w", count, block_s=0))
+        expected, self.lanes = self.lanes[:count], self.lanes[count:]
+        assert [claim.job_id for claim in got] == expected
+        for claim in got:
+            job = self.model[claim.job_id]
+            job.attempt += 1
+            job.status = JobStatus.running
+            assert claim.attempt == job.attempt
+        return multiple(*got)
+
+    def owns(self, claim: Claim) -> bool:
+        job = self.model[claim.job_id]
+        return job.status == JobStatus.running and job.attempt == claim.attempt
+
+    def spent(self, job: ModelJob) -> bool:
+        return job.attempt - job.free >= MAX_ATTEMPTS
+
+    @rule(claim=claims, age=st.integers(0, 3))
+    def finish(self, claim: Claim, age: int) -> None:
+        version = max(0, self.version - age)
+        job, mine = self.model[claim.job_id], self.owns(claim)
+        again = job.status == JobStatus.succeeded and job.attempt == claim.attempt
+        assert self.wait(self.broker.jobs.finish(claim, bdhs_result(claim, version))) == (
+            mine or again
+        )
+        if mine:
+            job.status = JobStatus.succeeded
+            self.runs[job.run].log.append((job.id, version))
+
+    @rule(claim=claims)
+    def fail(self, claim: Claim) -> None:
+        mine = self.owns(claim)
+        assert self.wait(self.broker.jobs.fail(claim, OOPS)) == mine
+        if mine:
+            self.model[claim.job_id].status = JobStatus.failed
+
+    @rule(claim=claims, give_up=st.booleans())
+    def retry(self, claim: Claim, give_up: bool) -> None:
+        mine, job = self.owns(claim), self.model[claim.job_id]
+        assert self.wait(self.broker.jobs.retry(claim, OOPS, give_up=give_up)) == mine
+        if mine:
+            if give_up or self.spent(job):
+                job.status = JobStatus.dead
+            else:
+                self.order(job, front=True)
+                self.wait(self.promote())
+
+    async def promote(self) -> None:
+        """Retries are due at once; the next sweep puts them into line."""
+        await self.broker.store.redis.delete(self.broker.store.key("swept"))
+        await Broker(self.broker.store).jobs.sweep()
+
+    @rule(claim=claims)
+    def release(self, claim: Claim) -> None:
+        mine = self.owns(claim)
+        assert self.wait(self.broker.jobs.release(claim)) == mine
+        if mine:
+            self.model[claim.job_id].free += 1
+            self.order(self.model[claim.job_id], front=True)
+
+    @rule(claim=claims)
+    def renew(self, claim: Claim) -> None:
+        lost = self.wait(self.broker.jobs.renew([claim]))
+        job = self.model[claim.job_id]
+        mine = job.attempt == claim.attempt and job.status in (
+            JobStatus.running,
+            JobStatus.succeeded,
+        )
+        assert lost == (set() if mine else {claim.job_id})
+
+    @rule(claim=claims)
+    def lose(self, claim: Claim) -> None:
+        """The worker is silent for longer than its lease."""
+        if not self.owns(claim):
+            return
+        self.wait(self.age(claim))
+        self.wait(self.promote())
+        job = self.model[claim.job_id]
+        if self.spent(job):
+            job.status = JobStatus.dead
+        else:
+            self.order(job, front=True)
+
+    async def age(self, claim: Claim) -> None:
+        redis, key = self.broker.store.redis, self.broker.store.key
+        lane, entry = await redis.hmget(key("job", claim.job_id), "lane", "entry")
+        await redis.delete(key("cursors"))
+        await redis.xclaim(key("lane", lane), "workers", "any", 0, [entry], idle=10**9, justid=True)
+
+    @rule(job_id=jobs)
+    def cancel(self, job_id: str) -> None:
+        self.wait(self.broker.jobs.cancel(job_id))
+        job = self.model[job_id]
+        if not job.status.ended:
+            job.status = JobStatus.cancelled
+            if job_id in self.lanes:
+                self.lanes.remove(job_id)
+
+    @rule(job_id=jobs)
+    def revive(self, job_id: str) -> None:
+        self.wait(self.broker.jobs.revive(job_id))
+        job = self.model[job_id]
+        if job.status == JobStatus.dead:
+            job.free = job.attempt
+            self.order(job, front=False)
+
+    # --- batches ---
+
+    @rule(run=st.sampled_from(RUNS), age=st.integers(0, 3), count=st.integers(1, 4))
+    def make_pairs(self, run: str, age: int, count: int) -> None:
+        """A short way to a log with something in it."""
+        for _ in range(count):
+            self.enqueue(run=run, priority=Priority.normal)
+        for claim in self.claim(count=100).values:
+            self.finish(claim=claim, age=age)
+
+    @rule(run=st.sampled_from(RUNS), number=st.integers(0, 3))
+    def append(self, run: str, number: int) -> None:
+        """A pair of a data set, perhaps one that is there."""
+        request = PairRequest(
+            prompt="?", chosen=f"Yes, {number}.", rejected="No.", pair_id=f"p{number}"
+        )
+        entry = (f"p{number}", None)
+        log = self.runs[run].log
+        if entry not in log and self.open_jobs(run) + self.waiting(run) >= WINDOW:
+            with pytest.raises(WindowFull):
+                self.wait(self.broker.runs.append(run, request))
+            return
+        appended = self.wait(self.broker.runs.append(run, request))
+        assert appended.repeated == (entry in log)
+        if not appended.repeated:
+            log.append(entry)
+
+    @rule()
+    def announce(self) -> None:
+        self.version += 1
+        self.wait(self.broker.weights.announce(weight_version(self.version)))
+
+    @rule(
+        target=leases,
+        run=st.sampled_from(RUNS),
+        group=st.sampled_from(GROUPS),
+        size=st.integers(1, 4),
+        full=st.booleans(),
+    )
+    def lease(self, run: str, group: str, size: int, full: bool) -> Any:
+        request = LeaseRequest(group=group, size=size, min_size=size if full else 1)
+        batch = self.wait(self.broker.batches.lease(run, request))
+        log = self.runs[run].log
+        state = self.runs[run].groups.setdefault(group, ModelGroup())
+
+        picked: list[int] = []
+        taken = state.taken
+        for position in [*sorted(state.again), *range(state.taken, len(log))]:
+            if len(picked) == size:
+                break
+            if position in state.stale:
+                taken = max(taken, position + 1)
+            elif self.lag(log[position][1]) > 1:
+                state.stale.add(position)
+                if position in state.again:
+                    state.again.remove(position)
+                taken = max(taken, position + 1)
+            else:
+                picked.append(position)
+                taken = max(taken, position + 1)
+        if not picked:
+            state.taken = taken
+        if len(picked) < (min(size, WINDOW) if full else 1):
+            assert batch is None
+            return multiple()
+        assert batch is not None
+        assert [pair.pair_id for pair in batch.pairs] == [log[p][0] for p in picked]
+        state.taken = taken
+        state.again = [position for position in state.again if position not in picked]
+        state.leases[batch.lease] = picked
+        return run, group, batch.lease
+
+    def lag(self, version: int | None) -> int:
+        return 0 if version is None else self.version - version
+
+    @rule(lease=leases)
+    def ack(self, lease: tuple[str, str, str]) -> None:
+        run, group, token = lease
+        state = self.runs[run].groups.get(group)
+        if state and token in state.leases:
+            self.wait(self.broker.batches.ack(run, token))
+            state.acknowledged |= set(state.leases.pop(token))
+
+    @rule(lease=consumes(leases))
+    def nack(self, lease: tuple[str, str, str]) -> None:
+        run, group, token = lease
+        state = self.runs[run].groups.get(group)
+        if state and token in state.leases:
+            self.wait(self.broker.batches.nack(run, token))
+            state.again += state.leases.pop(token)
+        else:
+            with pytest.raises((LeaseLost, LogChanged)):
+                self.wait(self.broker.batches.nack(run, token))
+
+    # --- runs ---
+
+    @rule(run=st.sampled_from(RUNS), force=st.booleans())
+    def delete(self, run: str, force: bool) -> None:
+        """And makes it anew."""
+        leased = any(group.leases for group in self.runs[run].groups.values())
+        if not force and (leased or self.open_jobs(run)):
+            with pytest.raises(RunBusy):
+                self.wait(self.broker.runs.delete(run))
+            return
+        self.wait(self.broker.runs.delete(run, force=force))
+        for job in self.model.values():
+            if job.run == run and not job.status.ended:
+                job.status = JobStatus.cancelled
+                if job.id in self.lanes:
+                    self.lanes.remove(job.id)
+        self.runs[run] = ModelRun()
+        self.make_run(run)
+
+    # --- what must always hold ---
+
+    @invariant()
+    def agrees(self) -> None:
+        if hasattr(self, "model"):
+            self.wait(self._agrees())
+
+    async def _agrees(self) -> None:
+        for job in self.model.values():
+            seen = await self.broker.jobs.get(job.id)
+            assert seen is not None
+            assert (seen.status, seen.attempt) == (job.status, job.attempt)
+        for name, run in self.runs.items():
+            page = await self.broker.runs.pairs(name, None, 1000)
+            assert [pair.pair_id for pair in page.pairs] == [job for job, _ in run.log]
+            state = await self.broker.runs.get(name)
+            assert state is not None
+            assert (state.pairs, state.open_jobs) == (len(run.log), self.open_jobs(name))
+            groups = {group.name: group for group in state.groups}
+            assert set(groups) == set(run.groups)
+            for group, model in run.groups.items():
+                seen_group = groups[group]
+                assert (
+                    seen_group.waiting,
+                    seen_group.leased,
+                    seen_group.returned,
+                    seen_group.acknowledged,
+                    seen_group.stale,
+                ) == (
+                    self.waiting(name, group),
+                    sum(map(len, model.leases.values())),
+                    len(model.again),
+                    len(model.acknowledged),
+                    len(model.stale),
+                )
+        assert await find_leaks(self.broker) == []
+
+
+@pytest.mark.timeout(1200)  # a failure takes its time to be made small
+def test_the_broker_does_as_its_model(any_server: Server) -> None:
+    with asyncio.Runner() as runner:
+
+        class Machine(BrokerMachine):
+            server = any_server
+            loop = runner.get_loop()
+
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=50,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                derandomize="PREFSTREAM_MODEL_EXAMPLES" not in os.environ,
+            ),
+        )

@@ -1,0 +1,316 @@
+"""Feeds a data set into a run: as fast as the run's window lets it in, and each example once.
+
+Every post carries a key made of the data set, the row, the epoch, the run's log and the request, so
+that whatever is sent twice (after a lost answer, a restart, a Ctrl-C) is the same job or pair.
+Beyond the day that the service remembers keys for, the mark knows what was accepted.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import JsonValue, ValidationError
+
+from service.client import AsyncClient, ProblemError
+from service.schemas import (
+    BdhsRequest,
+    Job,
+    JobStatus,
+    PairRequest,
+    Run,
+    RunSettings,
+    SampleRequest,
+    SampleResult,
+    user_turn,
+)
+from trainer import data
+from trainer.data import SECOND_REJECTED, BadData, BadRow, Example
+from trainer.feed.cursor import Mark
+from trainer.waiting import PAUSE_S, is_away
+
+T = TypeVar("T")
+
+Method = Literal["bdhs", "online", "offline"]
+Request = BdhsRequest | SampleRequest | PairRequest
+
+REQUESTS: dict[Method, type[Request]] = {
+    "bdhs": BdhsRequest,
+    "online": SampleRequest,
+    "offline": PairRequest,
+}
+
+REFUSED = (413, 422)
+"""Statuses that are about the row that was sent."""
+
+REFS_KEPT = 4096
+"""Stored images that are remembered by their file; rows about one image tend to come together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is fed, and how."""
+
+    dataset: str
+    run: str
+    method: Method
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Of every request: `rho`, `temperature`, `annotator` and so on."""
+    layout: str | None = None
+    images: tuple[Path, ...] = ()
+    limit: int | None = None
+    """Examples of the data set, at most."""
+    epochs: int = 1
+    seed: int = 0
+    """Other seeds make other jobs of the same rows."""
+    skip_bad: bool = False
+    in_flight: int = 8
+    """Examples that are being sent at once."""
+    window: int | None = None
+    """Of the run, if it shall be another than it is."""
+
+    @property
+    def digest(self) -> str:
+        """The same for plans that a mark can be shared between."""
+        what = [self.dataset, self.layout, self.run, self.method, self.seed, self.fields]
+        return _sha256(json.dumps(what, sort_keys=True))[:16]
+
+    def request(self, example: Example, refs: list[str], epoch: int = 0) -> Request:
+        """Raises: ValueError (pydantic's, too): the example does not fit the method."""
+        metadata: dict[str, JsonValue] = {
+            "dataset": self.dataset,
+            "row": example.key,
+            "epoch": epoch,
+            **example.metadata,
+        }
+        common: dict[str, Any] = {
+            "messages": example.messages,
+            "images": refs,
+            "metadata": metadata,
+        }
+        if self.method == "offline":
+            return PairRequest(chosen=example.chosen, rejected=example.rejected or "", **common)
+        seed = int(_sha256(f"{self.seed} {epoch} {example.key}")[:13], 16)
+        common |= {"run": self.run, "seed": seed, **self.fields}
+        if self.method == "bdhs":
+            if example.rejected is not None:
+                metadata[SECOND_REJECTED] = example.rejected
+            return BdhsRequest(reference=example.chosen, **common)
+        common.setdefault("n", 2)
+        return SampleRequest(**common)
+
+    def check(self) -> None:
+        """Raises: ValueError (pydantic's, too), for `fields` that no request can have."""
+        if self.method == "online" and "annotator" not in self.fields:
+            raise ValueError("--method online needs an --annotator: self, openai, or one in Python")
+        example = Example([user_turn("?", 1)], (), chosen="Yes.", rejected="No.", key="0.0")
+        self.request(example, ["sha256:" + "0" * 64])
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the examples since this feeder began."""
+
+    skipped: int = 0
+    """Accepted before, as the mark says."""
+    accepted: int = 0
+    pairs: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """Jobs that made no pair, by code."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """The first message of each code."""
+    bad: int = 0
+    """Rows that could not be used."""
+    first_bad: str = ""
+
+    def fail(self, code: str, reason: str) -> None:
+        self.failed[code] += 1
+        self.reasons.setdefault(code, reason)
+
+
+class Feeder:
+    def __init__(self, client: AsyncClient, plan: Plan, marks: Path) -> None:
+        """`marks`: the folder of the file that says how far it has come."""
+        self.plan = plan
+        self.tally = Tally()
+        self.resumed = False
+        """It went on where another had stopped."""
+        self.finished_before = False
+        """There was nothing left to feed."""
+        self._client = client
+        self._marks = marks
+        self._log = ""
+        self._refs: OrderedDict[Path, str] = OrderedDict()
+        self._reading = asyncio.Lock()
+        self._jobs: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def feed(self) -> None:
+        """To the end of the data set, and of its jobs. Cancel it to stop: it goes on from there.
+
+        Raises: BadData, BadRow, ProblemError (what the service will not take from anybody).
+        """
+        run = await self._reach(self._prepare_run)
+        self._log = run.epoch
+        mark = Mark(self._marks / f"{self.plan.run}-{self.plan.digest}.json", run.epoch)
+        self.resumed = not mark.fresh
+        self.finished_before = mark.epoch >= self.plan.epochs
+        watching = asyncio.create_task(self._watch())
+        try:
+            while mark.epoch < self.plan.epochs:
+                examples = iter(self._examples(mark))
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self.plan.in_flight):
+                        group.create_task(self._send_all(examples, mark))
+                mark.next_epoch()
+            self._jobs.put_nowait(None)
+            await watching
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+        finally:
+            watching.cancel()
+
+    async def _prepare_run(self) -> Run:
+        window = self.plan.window
+        try:
+            run = await self._client.run(self.plan.run)
+        except ProblemError as error:
+            if error.problem.code != "run_not_found":
+                raise
+            settings = RunSettings() if window is None else RunSettings(window=window)
+            return await self._client.put_run(self.plan.run, settings)
+        if window is None or window == run.settings.window:
+            return run
+        settings = run.settings.model_copy(update={"window": window})
+        return await self._client.put_run(self.plan.run, settings)
+
+    def _examples(self, mark: Mark) -> Iterator[Example]:
+        """What is left of this epoch."""
+        plan = self.plan
+        found = data.read(
+            plan.dataset,
+            layout=plan.layout,
+            images=plan.images,
+            on_bad=self._leave_out if plan.skip_bad else None,
+        )
+        for example in islice(found, plan.limit):
+            if mark.has(example.key):
+                self.tally.skipped += 1
+                continue
+            if plan.method == "offline" and example.rejected is None:
+                raise BadData(
+                    f"{plan.dataset} has references, and no rejected sides: there are no pairs for "
+                    "--method offline. bdhs and online make them."
+                )
+            yield example
+
+    def _leave_out(self, bad: BadRow) -> None:
+        self.tally.bad += 1
+        self.tally.first_bad = self.tally.first_bad or str(bad)
+
+    async def _send_all(self, examples: Iterator[Example], mark: Mark) -> None:
+        while True:
+            async with self._reading:
+                example = await asyncio.to_thread(next, examples, None)
+                if example is None:
+                    return
+                mark.give(example.key)
+            try:
+                await self._send(example, mark.epoch)
+                self.tally.accepted += 1
+            except BadRow as bad:
+                if not self.plan.skip_bad:
+                    raise
+                self._leave_out(bad)
+            mark.done(example.key)
+
+    async def _send(self, example: Example, epoch: int) -> None:
+        """Raises: BadRow."""
+        try:
+            while True:
+                refs = [await self._stored(picture) for picture in example.images]
+                try:
+                    await self._post(example, self.plan.request(example, refs, epoch), epoch)
+                except ProblemError as error:
+                    if error.problem.code != "image_gone":
+                        raise
+                    self._refs.clear()  # the wait for the window outlived the images
+                else:
+                    return
+        except ValidationError as error:
+            reason = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
+            raise BadRow(example.place, reason) from error
+        except ValueError as error:
+            raise BadRow(example.place, str(error)) from error
+        except ProblemError as error:
+            if error.problem.status not in REFUSED:
+                raise
+            raise BadRow(example.place, error.problem.detail) from error
+
+    async def _stored(self, picture: data.pictures.Picture) -> str:
+        """The hash under which the service has the image."""
+        if isinstance(picture, Path) and picture in self._refs:
+            self._refs.move_to_end(picture)
+            return self._refs[picture]
+        content = await asyncio.to_thread(data.pictures.load, picture)
+        stored = await self._reach(lambda: self._client.store_image(content))
+        if isinstance(picture, Path):
+            self._refs[picture] = stored.image
+            if len(self._refs) > REFS_KEPT:
+                self._refs.popitem(last=False)
+        return stored.image
+
+    async def _post(self, example: Example, request: Request, epoch: int) -> None:
+        # By this the service knows that it was sent this before, for the same log.
+        content = [self.plan.dataset, example.key, epoch, self._log, request.model_dump_json()]
+        key, client = _sha256(json.dumps(content)), self._client
+        if isinstance(request, PairRequest):
+            pair = request.model_copy(update={"pair_id": key})
+            await self._reach(lambda: client.append(self.plan.run, pair))
+            self.tally.pairs += 1
+            return
+        if isinstance(request, BdhsRequest):
+            job = await self._reach(lambda: client.bdhs(request, idempotency_key=key))
+        else:
+            job = await self._reach(lambda: client.sample(request, idempotency_key=key))
+        self._jobs.put_nowait(job.id)
+
+    async def _watch(self) -> None:
+        """What becomes of the jobs, in the order in which they were accepted."""
+        while (job_id := await self._jobs.get()) is not None:
+            try:
+                job = await self._reach(lambda j=job_id: self._client.wait(j))
+            except ProblemError as error:  # it ended, and its retention has, too
+                self.tally.fail(error.problem.code, error.problem.detail)
+            else:
+                self._count(job)
+
+    def _count(self, job: Job) -> None:
+        if isinstance(job.result, SampleResult) and job.result.pair is None:
+            outcome = job.result.annotation.outcome if job.result.annotation else "no annotator"
+            self.tally.fail(outcome, f"job {job.id}")
+        elif job.status == JobStatus.succeeded:
+            self.tally.pairs += 1
+        elif job.error is None:
+            self.tally.fail(job.status, f"job {job.id}")
+        else:
+            self.tally.fail(job.error.code, f"job {job.id}: {job.error.message}")
+
+    async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The call's answer, however long the window is full or the service away. The client
+        repeats it for a while, as often as the service says; this goes on."""
+        while True:
+            try:
+                return await call()
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                await asyncio.sleep(PAUSE_S)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

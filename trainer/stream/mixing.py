@@ -1,0 +1,108 @@
+"""Where an optimizer step's rows come from: the run, a data set, either by chance, or both at once.
+
+What the methods draw from a data set, and when, is a function of the seed and of how many examples
+the line of checkpoints has had. So a resumed trainer goes on with the examples it would have had,
+and nothing of it has to be saved.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from service.schemas import Pair, assistant_turn
+from trainer.data import SECOND_REJECTED
+from trainer.stream.stream import Draws, Row
+
+
+class NoSecondRejected(ValueError):
+    """A pair of the run cannot be averaged over two rejected sides."""
+
+    def __init__(self, pair_id: str) -> None:
+        super().__init__(
+            f"Pair {pair_id} has no second rejected side: `method` = averaged wants the data set's "
+            f"as a text in its `metadata`, under {SECOND_REJECTED!r}. Post the jobs of this run "
+            "with it, or train with `method` = online."
+        )
+
+
+class Offline:
+    """Rows of a data set, in a new order each time through."""
+
+    def __init__(self, rows: Sequence[Row], *, seed: int, start: int = 0) -> None:
+        """`start`: rows that were drawn before. Raises: ValueError, without any row."""
+        if not rows:
+            raise ValueError("the data set has no pairs")
+        self._rows = rows
+        self._seed = seed
+        self._next = start
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def draw(self, count: int) -> list[Row]:
+        numbers = range(self._next, self._next + count)
+        self._next += count
+        return [self._row(number) for number in numbers]
+
+    def _row(self, number: int) -> Row:
+        epoch, place = divmod(number, len(self._rows))
+        if epoch != self._order[0]:
+            order = list(range(len(self._rows)))
+            random.Random(f"order of epoch {epoch}, seed {self._seed}").shuffle(order)
+            self._order = (epoch, order)
+        return self._rows[self._order[1][place]]
+
+
+class Mixed:
+    """Mixed-DPO: each example is an offline pair with probability p, or else an online one."""
+
+    def __init__(
+        self, online: Draws, rows: Sequence[Row], *, p: float, seed: int, start: int = 0
+    ) -> None:
+        """`start`: examples that were drawn before. Raises: ValueError, without any row."""
+        self._online = online
+        self._p = p
+        self._seed = seed
+        self._next = start
+        before = sum(map(self._is_offline, range(start)))
+        self._offline = Offline(rows, seed=seed, start=before)
+
+    def draw(self, count: int) -> list[Row]:
+        offline = [self._is_offline(number) for number in range(self._next, self._next + count)]
+        # The run first: it may raise Stopped, and then nothing has been drawn.
+        online_rows = iter(self._online.draw(offline.count(False)))
+        offline_rows = iter(self._offline.draw(offline.count(True)))
+        self._next += count
+        return [next(offline_rows if is_offline else online_rows) for is_offline in offline]
+
+    def _is_offline(self, number: int) -> bool:
+        """α of example `number`, drawn from Bernoulli(p)."""
+        return random.Random(f"example {number}, seed {self._seed}").random() < self._p
+
+
+class Averaged:
+    """Averaged DPO: γ·L(y⁺, y⁻) + (1 − γ)·L(y⁺, ỹ⁻), y⁻ from a data set and ỹ⁻ from the policy.
+
+    A pair becomes two rows, whose weights make the mean over all rows that sum's mean over pairs.
+    """
+
+    def __init__(self, online: Draws, *, gamma: float) -> None:
+        self._online = online
+        self._gamma = gamma
+
+    def draw(self, count: int) -> list[Row]:
+        """Twice `count` rows: those with y⁻, and in the same order those with ỹ⁻.
+
+        Raises: Stopped, NoSecondRejected.
+        """
+        rows = self._online.draw(count)
+        first = [
+            replace(row, pair=_with_second(row.pair), weight=2 * self._gamma, staleness=None)
+            for row in rows
+        ]
+        return first + [replace(row, weight=2 * (1 - self._gamma)) for row in rows]
+
+
+def _with_second(pair: Pair) -> Pair:
+    text = pair.metadata.get(SECOND_REJECTED)
+    if not isinstance(text, str):
+        raise NoSecondRejected(pair.pair_id)
+    return pair.model_copy(update={"rejected": [assistant_turn(text)]})

@@ -1,0 +1,121 @@
+"""New versions of the policy: to the weight store, then announced to the workers."""
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from service.client import Client
+from service.schemas import Weights, WeightsKind, WeightVersion
+from service.weight_store import WeightStore
+from trainer.waiting import Patience
+
+log = structlog.get_logger()
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What peft saves of an adapter, and vLLM loads."""
+
+ASK_S = 5.0
+"""Seconds of one question whether all workers have settled on a version."""
+
+
+class Publisher:
+    """Of one trainer. Its store is its own."""
+
+    def __init__(
+        self,
+        client: Client,
+        patience: Patience,
+        store: str,
+        *,
+        run: str,
+        version: int = 0,
+        keep: int,
+        wait: Literal["none", "all"],
+        wait_s: float,
+    ) -> None:
+        """`version`: the newest that this line of checkpoints published."""
+        self._client = client
+        self._patience = patience
+        self._store = WeightStore(store)
+        self._run = run
+        self.version = version
+        """The newest that was published."""
+        self._keep = keep
+        self._wait = wait
+        self._wait_s = wait_s
+
+    def others(self) -> bool:
+        """Whether the service has a version while this line has published none. Raises: Stopped."""
+        return self.version == 0 and self._patience.reach(self._client.weights).newest is not None
+
+    def publish(self, folder: Path, step: int, kind: WeightsKind = "lora") -> WeightVersion:
+        """Publishes a folder's weights as the newest version. Full weights may be moved away.
+
+        Raises: Stopped.
+        """
+        state = self._patience.reach(self._client.weights)
+        self._tell_of_refusals(state)
+        newest = state.newest.version if state.newest else 0
+        # The service may have lost its newest announcements; a version's number is never reused.
+        version = max(newest, self.version) + 1
+        published = self._store.publish(
+            folder,
+            version,
+            kind,
+            only=ADAPTER_FILES if kind == "lora" else None,
+            move=kind == "full",
+            step=step,
+            run=self._run,
+        )
+        self._patience.reach(lambda: self._client.announce(published))
+        self.version = version
+        log.info("published", version=version, step=step, location=published.location)
+        if self._wait == "all":
+            self.settle(version)
+        served = {worker.weight_version for worker in state.workers}
+        self._store.keep_newest(self._keep, besides=served)
+        return published
+
+    def settle(self, version: int) -> bool:
+        """Waits until every live worker serves the version, or a newer one, or has refused it.
+
+        False: not within `wait_s`. Raises: Stopped.
+        """
+        end = time.monotonic() + self._wait_s
+        while (left := end - time.monotonic()) > 0:
+            wait_s = min(ASK_S, left)
+            state = self._patience.reach(
+                lambda s=wait_s: self._client.weights(settled=version, wait_s=s)
+            )
+            behind = laggards(state, version)
+            if not behind:
+                self._patience.over()
+                self._tell_of_refusals(state)
+                return True
+            self._patience.wait(
+                "waiting for workers", 0, lambda w=behind: {"version": version, "workers": w}
+            )
+        log.warning("workers lag; going on", version=version, seconds=self._wait_s)
+        return False
+
+    def _tell_of_refusals(self, state: Weights) -> None:
+        for refusal in state.refused:
+            if refusal.version == self.version:
+                log.warning(
+                    "a worker refused the version",
+                    version=refusal.version,
+                    worker=refusal.worker_id,
+                    reason=refusal.reason,
+                )
+
+
+def laggards(state: Weights, version: int) -> list[str]:
+    """Live workers that neither serve the version or a newer one nor have refused it."""
+    refused = {refusal.worker_id for refusal in state.refused if refusal.version == version}
+    return [
+        worker.id
+        for worker in state.workers
+        if worker.weight_version < version and worker.id not in refused
+    ]

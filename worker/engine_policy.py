@@ -1,0 +1,147 @@
+"""The engine as BDHS's policy: bound to one prompt, one image, one request's sampling settings."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.logprobs import Logprob
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+
+from service.schemas import ImageView, JobRequest, WeightSpan
+from worker.bdhs.policy import Completion, SentenceEnd, View
+from worker.engine import Engine, Picture, written_by
+from worker.engine.early_stop import Watcher, unwatched
+from worker.prompts import Prompt
+
+AHEAD = 256
+"""Image tokens from which on the first sentence under a view goes ahead of the others.
+
+vLLM computes what prompts have in common once, if it has it when the next one starts; started
+together with others, a long prompt is begun before that and computed again, image and all
+(docs/benchmarks.md). Two of the blocks in which vLLM keeps keys and values on a CPU.
+"""
+
+
+def sampling(request: JobRequest, *, seed: int, **more: Any) -> SamplingParams:
+    """What both kinds of job ask of the sampler, in vLLM's words."""
+    return SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        max_tokens=request.max_tokens,
+        seed=seed,
+        **more,
+    )
+
+
+class EnginePolicy:
+    """Implements `worker.bdhs.policy.Policy`, with one adapter from start to end.
+
+    Full weights may change under it; each completion says which version wrote it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: JobRequest,
+        picture: Picture,
+        *,
+        lora: LoRARequest | None = None,
+    ):
+        self._engine = engine
+        self._lora = lora
+        self._request = request
+        self._picture = picture
+        self._ahead: tuple[View, asyncio.Event] | None = None
+        """The view of the first sentence to go ahead, and whether vLLM has computed its prompt."""
+        self._prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
+        self.image_tokens = engine.image_tokens(picture)
+        self.image_views: list[ImageView] = engine.image_views(picture)
+
+    def token_ends(self, answer: str) -> set[int]:
+        return self._prompt.token_ends(answer)
+
+    async def complete(
+        self,
+        answer: str,
+        cut: int,
+        *,
+        view: View,
+        seed: int,
+        sentence_end: SentenceEnd | None,
+    ) -> Completion:
+        async with self._in_turn(view) as computed:
+
+            def watcher(text: str) -> bool:
+                computed.set()
+                return sentence_end is not None and sentence_end(text) is not None
+
+            output = await self._generate(
+                self._prompt.upto(answer, cut), view, sampling(self._request, seed=seed), watcher
+            )
+        written = output.outputs[0]
+        end = sentence_end(written.text) if sentence_end else None
+        return Completion(
+            text=written.text[:end],
+            finish_reason="sentence" if end is not None else str(written.finish_reason),
+            prompt_token_ids=list(output.prompt_token_ids or ()),
+            token_ids=list(written.token_ids),
+            thrown_away=0 if end is None else 1,  # it was ended at the first that showed it
+            weight_versions=written_by(written, self._lora),
+        )
+
+    async def predict(self, answer: str, *, view: View) -> Completion:
+        """One prefill: vLLM states the likeliest token at every place of the prompt."""
+        token_ids, before = self._prompt.whole(answer)
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+        output = await self._generate(token_ids, view, params)
+        prompt_token_ids = list(output.prompt_token_ids or ())
+        # The image's tokens, in place of its one placeholder, stand before the answer.
+        before += len(prompt_token_ids) - len(token_ids)
+        places = (output.prompt_logprobs or [])[before:]
+        ids = [_likeliest(place) for place in places if place is not None]
+        # One prefill: the version that wrote the token after it predicted all before.
+        version = written_by(output.outputs[0], self._lora)[0].version
+        return Completion(
+            text=self._engine.tokenizer.decode(ids, skip_special_tokens=True),
+            finish_reason="length",
+            prompt_token_ids=prompt_token_ids,
+            token_ids=ids,
+            weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
+        )
+
+    @asynccontextmanager
+    async def _in_turn(self, view: View) -> AsyncGenerator[asyncio.Event]:
+        """Entered when the request may start; the event is set once its prompt is computed."""
+        ahead = self._ahead
+        if ahead is None or ahead[0] is not view:
+            ahead = self._ahead = view, asyncio.Event()
+        elif len(view.kept) >= AHEAD:
+            await ahead[1].wait()
+        try:
+            yield ahead[1]
+        finally:  # nobody waits for one that failed
+            ahead[1].set()
+
+    async def _generate(
+        self,
+        token_ids: list[int],
+        view: View,
+        params: SamplingParams,
+        watcher: Watcher = unwatched,
+    ) -> RequestOutput:
+        pictures = [self._picture]
+        if not view.kept:  # nothing to see: the prompt without the image
+            token_ids, pictures = self._prompt.without_images(token_ids), []
+        return await self._engine.generate(
+            token_ids, params, pictures, view=view, lora=self._lora, watcher=watcher
+        )
+
+
+def _likeliest(place: dict[int, Logprob]) -> int:
+    """vLLM gives the likeliest token and the prompt's own, with their ranks."""
+    return min(place, key=lambda token: place[token].rank or 0)
