@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.broker import UNAVAILABLE, Broker
+from service.broker import UNAVAILABLE, Broker, pipeline
 from service.schemas import LeaseRequest, RunSettings
 from service.settings import Settings
 from tests.servers import Server
