@@ -10,8 +10,8 @@ from typing import Literal, TypeVar
 from anyio import CapacityLimiter, to_thread
 from PIL import Image
 
-from service.api.problems import Refusal
 from service.broker import Broker
+from service.problems import Refusal
 from service.schemas import Prompted, StoredImage
 from service.settings import Settings
 

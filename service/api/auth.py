@@ -4,7 +4,8 @@ import hmac
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import answer, problem
+from service.api.problems import answer
+from service.problems import problem
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 """Orchestrators probe these without a key."""

@@ -8,9 +8,10 @@ from pydantic import Field
 
 from service.api.bodies import JsonRoute
 from service.api.dependencies import Context, Shared
-from service.api.problems import RESPONSES, Refusal, no_such_run
+from service.api.problems import RESPONSES
 from service.api.sse import EventStream, Sse
 from service.broker.store import moment
+from service.problems import Refusal, no_such_run
 from service.schemas import Batch, GroupName, LeaseRequest, LeaseState, Model, RunName
 
 router = APIRouter(prefix="/runs/{run}", tags=["batches"], route_class=JsonRoute)

@@ -9,7 +9,8 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import Refusal, answer
+from service.api.problems import answer
+from service.problems import Refusal
 
 LARGE = 1 << 20
 """Bytes above which parsing leaves the event loop."""

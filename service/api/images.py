@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from service.api.dependencies import Shared
-from service.api.problems import RESPONSES, Refusal
+from service.api.problems import RESPONSES
 from service.broker import ImageGone
+from service.problems import Refusal
 from service.schemas import StoredImage
 
 router = APIRouter(prefix="/images", tags=["images"], responses=RESPONSES)

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Response
 
 from service.api.dependencies import Context, Shared, WaitS
-from service.api.problems import RESPONSES, Refusal, no_such_job, not_dead
+from service.api.problems import RESPONSES
 from service.api.sse import EventStream, Sse
 from service.broker import Event
+from service.problems import Refusal, no_such_job, not_dead
 from service.schemas import Job, JobsPage, JobsState, Purged
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=RESPONSES)

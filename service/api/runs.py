@@ -6,7 +6,8 @@ from fastapi import APIRouter, Query, Response
 
 from service.api.bodies import JsonRoute
 from service.api.dependencies import Shared
-from service.api.problems import RESPONSES, no_such_run
+from service.api.problems import RESPONSES
+from service.problems import no_such_run
 from service.schemas import Appended, PairRequest, PairsPage, Run, RunName, RunSettings
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute, responses=RESPONSES)

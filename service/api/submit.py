@@ -6,7 +6,8 @@ from fastapi import APIRouter, Header, Response
 
 from service.api.bodies import JsonRoute
 from service.api.dependencies import Context, Prefer, Shared, WaitS, wait_seconds
-from service.api.problems import RESPONSES, answer, unsuccessful
+from service.api.problems import RESPONSES, answer
+from service.problems import unsuccessful
 from service.schemas import BdhsRequest, Job, JobKind, SampleRequest
 
 router = APIRouter(tags=["jobs"], route_class=JsonRoute)

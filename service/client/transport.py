@@ -226,7 +226,7 @@ class RedisTransport:
 
     def __init__(self, url: str, namespace: str | None, patience_s: float) -> None:
         # Imported here, because who talks HTTP needs none of the server's libraries.
-        from service.api import problems
+        from service import problems
         from service.intake import Intake
 
         settings = Settings.model_validate(

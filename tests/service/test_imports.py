@@ -29,6 +29,26 @@ def test_no_heavy_library_is_imported(module: str) -> None:
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
+EACH_FIRST = """
+import importlib, pkgutil, sys
+import service
+names = [m.name for m in pkgutil.walk_packages(service.__path__, "service.")]
+for name in names:
+    if name != "service.__main__":
+        for loaded in [m for m in sys.modules if m.partition(".")[0] == "service"]:
+            del sys.modules[loaded]
+        importlib.import_module(name)
+print(len(names))
+"""
+
+
+def test_every_module_can_be_imported_first() -> None:
+    """A circle of imports shows only in who comes first."""
+    done = subprocess.run([sys.executable, "-c", EACH_FIRST], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
 def test_a_command_whose_room_is_not_installed_says_so() -> None:
     entry = EntryPoint("ponder", "worker.ponder:ponder", "prefstream.commands")
     with pytest.raises(Exit):
