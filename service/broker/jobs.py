@@ -1,6 +1,6 @@
 """Jobs as those see them who ask for them: enqueue, look, wait, cancel, follow.
 
-What workers do with a job is in `work.py`.
+What workers do with a job is in `claims.py`.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 A bias makes a scene more typical than it is. It is strong where something in the image invites it
 and weak elsewhere, so that greedy decoding follows it in some scenes and not in others, whatever
-the seed. The tower sees the difference; only the language model is trained on it (recipe.py), so
+the seed. The tower sees the difference; only the language model is trained on it (stages.py), so
 preference training has something to mend that does not need better eyes. Needs only the standard
 library.
 """
