@@ -157,8 +157,8 @@ def _figures(
     threshold = BdhsRequest.model_fields["similarity_threshold"].default
     first = sum(trace.iterations[0].similarity < threshold for trace in traces)
     rounds = [len(trace.iterations) for trace in traces]
-    kept = [len(i.kept) for trace in traces for i in trace.iterations]
-    by_version = Counter(result.pair.rejected_version for result in results)
+    kept = [len(i.kept) for trace in traces for step in trace.iterations for i in step.images]
+    by_version = Counter(pair.rejected_version for result in results for pair in result.pairs)
     half = before.images // 2
     return [
         ("Pairs made", str(len(results))),
@@ -166,7 +166,7 @@ def _figures(
         ("Iterations used, on average", f"{sum(rounds) / len(rounds):.2f}"),
         (
             "Image tokens kept, on average",
-            f"{sum(kept) / len(kept):.2f} of {traces[0].image_tokens}",
+            f"{sum(kept) / len(kept):.2f} of {traces[0].images[0].tokens}",
         ),
         ("Masks that kept none", f"{kept.count(0)} of {len(kept)}"),
         ("Pairs a second", f"{len(results) / seconds:.2f}"),
@@ -189,7 +189,7 @@ async def _write(
     """`pairs.jsonl` with its images beside it, and the page."""
     folder = out / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    traces = {result.pair.pair_id: result.trace for result in results}
+    traces = {pair.pair_id: result.trace for result in results for pair in result.pairs}
     shown: list[ShownPair] = []
     with (out / "pairs.jsonl").open("w") as lines:
         async for pair in client.pairs(RUN):

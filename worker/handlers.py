@@ -65,8 +65,8 @@ class Handlers:
         self._embedder = embedder
         self._annotators = annotators
 
-    async def run(self, claim: Claim) -> tuple[Result, Pair | None]:
-        """The job's result, and its pair where it makes one.
+    async def run(self, claim: Claim) -> Result:
+        """The job's result, with its pairs where it makes any.
 
         Raises:
             JobFailed: it would fail again.
@@ -117,7 +117,7 @@ class Handlers:
         request: SampleRequest,
         pictures: list[Picture],
         lora: LoRARequest | None,
-    ) -> tuple[SampleResult, Pair | None]:
+    ) -> SampleResult:
         seed = _seed(request.seed)
         params = sampling(
             request,
@@ -130,8 +130,8 @@ class Handlers:
         result = SampleResult(responses=[_response(w, lora) for w in written], seed=seed)
         if request.annotator is not None:
             result.annotation = await self._annotate(request, result, pictures, lora)
-            result.pair = _ranked_pair(claim, request, result)
-        return result, result.pair
+            result.pairs = _ranked_pairs(claim, request, result)
+        return result
 
     async def _answers(
         self,
@@ -180,7 +180,7 @@ class Handlers:
 
     async def _bdhs(
         self, claim: Claim, request: BdhsRequest, picture: Picture, lora: LoRARequest | None
-    ) -> tuple[BdhsResult, Pair]:
+    ) -> BdhsResult:
         seed = _seed(request.seed)
         policy = EnginePolicy(self._engine, request, picture, lora=lora)
         rejected = await make_rejected(request, seed, policy, self._embedder.similarity)
@@ -202,16 +202,16 @@ class Handlers:
             created_at=datetime.now(UTC),
             metadata=request.metadata,
         )
-        return BdhsResult(pair=pair, trace=_told(rejected.trace, request.trace)), pair
+        return BdhsResult(pairs=[pair], trace=_told(rejected.trace, request.trace))
 
 
-def _ranked_pair(claim: Claim, request: SampleRequest, result: SampleResult) -> Pair | None:
+def _ranked_pairs(claim: Claim, request: SampleRequest, result: SampleResult) -> list[Pair]:
     """What the annotation came to."""
     annotation = result.annotation
     if annotation is None or annotation.chosen is None or annotation.rejected is None:
-        return None
+        return []
     chosen, rejected = (result.responses[i] for i in (annotation.chosen, annotation.rejected))
-    return Pair(
+    pair = Pair(
         prompt=request.conversation,
         images=request.images,
         chosen=[assistant_turn(chosen.text)],
@@ -229,6 +229,7 @@ def _ranked_pair(claim: Claim, request: SampleRequest, result: SampleResult) -> 
         created_at=datetime.now(UTC),
         metadata=request.metadata,
     )
+    return [pair]
 
 
 def _failed(code: str, error: Exception, **details: int) -> JobFailed:

@@ -270,7 +270,7 @@ class Worker:
             return
         try:
             with tracing.span("run"):
-                result, pair = await self._handlers.run(claim)
+                result = await self._handlers.run(claim)
         except JobFailed as failure:
             error = failure.error
             log.warning("job failed", code=error.code, reason=error.message)
@@ -292,7 +292,7 @@ class Worker:
             await self._reach(lambda: self._broker.jobs.retry(claim, error))
         else:
             with tracing.span("finish"):
-                done = await self._reach(lambda: self._broker.jobs.finish(claim, result, pair))
+                done = await self._reach(lambda: self._broker.jobs.finish(claim, result))
             if done:
                 log.info("job done")
             else:

@@ -44,7 +44,7 @@ async def retry_job(job_id: str, shared: Shared) -> Response:
     job = await shared.broker.jobs.revive(job_id)
     if job is None:
         raise no_such_job(job_id)
-    if job.status.ended:
+    if job.ended:
         raise not_dead(job)
     return Response(job.model_dump_json(), media_type="application/json")
 
@@ -103,4 +103,4 @@ async def _events(shared: Context, job_id: str, after: str) -> AsyncIterator[Sse
             yield Sse("progress", item.data, item.id)
         else:
             state = item.model_dump(mode="json", include={"status", "attempt", "error"})
-            yield Sse("status", state, END if item.status.ended else after)
+            yield Sse("status", state, END if item.ended else after)

@@ -71,7 +71,7 @@ async def _accept(
         job = await shared.wait(job.id, seconds) or job
         if problem := unsuccessful(job):
             return answer(problem, headers)
-    done = seconds > 0 and job.status.ended
+    done = seconds > 0 and job.ended
     return Response(
         job.model_dump_json(),
         status_code=200 if done else 202,

@@ -264,12 +264,12 @@ class Work(Upkeep):
             return set()
         return set(await self._store.run(RENEW, *arguments))
 
-    async def finish(self, claim: Claim, result: Result, pair: Pair | None = None) -> bool:
-        """Result, pair (to the end of the job's run) and end of the job, in one step.
+    async def finish(self, claim: Claim, result: Result) -> bool:
+        """Result, its pair (to the end of the job's run) and end of the job, in one step.
 
         False: superseded, and nothing was changed.
         """
-        pair = pair or result.pair
+        pair = result.pairs[0] if result.pairs else None
         done = await self._store.run(
             FINISH,
             claim.job_id,

@@ -237,7 +237,7 @@ class Jobs(Work):
         async with self._bell.listen(f"job:{job_id}") as rung:
             while True:
                 job = await self.get(job_id)
-                if job is None or job.status.ended:
+                if job is None or job.ended:
                     return job
                 if not await ring_within(rung, end - time.monotonic()):
                     return job
@@ -288,7 +288,7 @@ class Jobs(Work):
 
         Ends with the ended job. Yields nothing when there is no such job.
         """
-        seen: tuple[JobStatus, int] | None = None
+        seen: tuple[JobStatus | str, int] | None = None
         async with self._bell.listen(f"job:{job_id}", f"step:{job_id}") as rung:
             while True:
                 rung.clear()
@@ -301,7 +301,7 @@ class Jobs(Work):
                 if (job.status, job.attempt) != seen:
                     seen = (job.status, job.attempt)
                     yield job
-                if job.status.ended:
+                if job.ended:
                     return
                 await rung.wait()
 

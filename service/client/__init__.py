@@ -128,7 +128,7 @@ class AsyncClient:
         while True:
             left = end - time.monotonic()
             job = await self.job(job_id, wait_s=max(0.0, min(LONG_POLL_S, left)))
-            if job.status.ended:
+            if job.ended:
                 return job
             if left <= 0:
                 raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:g} s")

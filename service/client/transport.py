@@ -265,7 +265,7 @@ class RedisTransport:
     async def retry(self, job_id: str) -> Job:
         await self._call(lambda: self._broker.jobs.revive(job_id))
         job = await self.job(job_id, 0)
-        if job.status.ended:
+        if job.ended:
             raise ProblemError(self._problems.not_dead(job).problem)
         return job
 

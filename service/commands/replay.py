@@ -99,15 +99,19 @@ def differences(pair: Pair, trace: BdhsTrace | None, now: BdhsResult) -> list[tu
         if before != after:
             found.append((what, str(before), str(after)))
 
-    compare("rejected", text_of(pair.rejected), text_of(now.pair.rejected))
-    compare("spans", _spans(pair), _spans(now.pair))
-    compare("iterations", pair.iterations, now.pair.iterations)
-    compare("similarity", _rounded(pair.similarity), _rounded(now.pair.similarity))
+    [pair_now] = now.pairs
+    compare("rejected", text_of(pair.rejected), text_of(pair_now.rejected))
+    compare("spans", _spans(pair), _spans(pair_now))
+    compare("iterations", pair.iterations, pair_now.iterations)
+    compare("similarity", _rounded(pair.similarity), _rounded(pair_now.similarity))
     if trace is not None and now.trace is not None:
         rounds = zip(trace.iterations, now.trace.iterations, strict=False)
         for number, (before, after) in enumerate(rounds, start=1):
-            compare(f"iteration {number}: image tokens kept", before.kept, after.kept)
-            compare(f"iteration {number}: noise seed", before.noise_seed, after.noise_seed)
+            images = zip(before.images, after.images, strict=False)
+            for place, (image_before, image_after) in enumerate(images):
+                image = f"iteration {number}, image {place}: "
+                compare(image + "tokens kept", image_before.kept, image_after.kept)
+                compare(image + "noise seed", image_before.noise_seed, image_after.noise_seed)
             compare(f"iteration {number}: cuts", _cuts(before), _cuts(after))
             compare(f"iteration {number}: text", before.text, after.text)
     return found
@@ -126,7 +130,7 @@ def _find(client: Client, pair_id: str, run: str | None) -> tuple[Pair, BdhsTrac
             raise
         job = None
     if job is not None and isinstance(job.result, BdhsResult):
-        return job.result.pair, job.result.trace
+        return job.result.pairs[0], job.result.trace
     if run is None:
         fail(
             f"There is no result of a BDHS job {pair_id}: it expired, or never was. If its pair is "

@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from service.schemas import BdhsTrace, IterationTrace, Message, Pair, Span
+from service.schemas import (
+    BdhsTrace,
+    CorruptionTrace,
+    ImageTrace,
+    IterationTrace,
+    Message,
+    Pair,
+    Span,
+)
 from service.web.patches import PatchMap, kept_patches, patch_map, svg_path
 from service.web.thumbnail import Picture, picture
 
@@ -79,17 +87,23 @@ def pieces(text: str, spans: Iterable[Span]) -> list[Piece]:
 
 def sight(trace: BdhsTrace, iteration: IterationTrace) -> str:
     """In words, how much of the image the model could see in an iteration."""
-    kept, total = len(iteration.kept), trace.image_tokens
-    views = trace.image_views
+    return "; ".join(
+        _sight(image, corruption)
+        for image, corruption in zip(trace.images, iteration.images, strict=True)
+    )
+
+
+def _sight(image: ImageTrace, corruption: CorruptionTrace) -> str:
+    kept, total = len(corruption.kept), image.tokens
     if not kept:
         words = f"nothing visible: 0 of {total:,} image tokens kept"
     elif kept == total:
         words = f"all {total:,} image tokens kept"
-    elif views and not any(any(kept_patches(view, iteration.kept)) for view in views):
+    elif image.views and not any(any(kept_patches(v, corruption.kept)) for v in image.views):
         words = f"nothing visible: {kept:,} of {total:,} image tokens kept, none of them a patch"
     else:
         words = f"{kept:,} of {total:,} image tokens kept"
-    return words + (f"; noise, {iteration.noise_steps:,} steps" if iteration.noise_steps else "")
+    return words + (f"; noise, {corruption.noise_steps:,} steps" if corruption.noise_steps else "")
 
 
 def says_more(iteration: IterationTrace) -> bool:
@@ -102,8 +116,10 @@ def _card(number: int, shown: ShownPair) -> _Card:
     pair, trace = shown.pair, shown.trace
     last = trace.iterations[-1] if trace and trace.iterations else None
     patches = None
-    if trace and last and (trace.image_views or not last.kept):
-        patches = patch_map(trace.image_views, last.kept)
+    if trace and last:
+        shown_image, corruption = trace.images[0], last.images[0]
+        if shown_image.views or not corruption.kept:
+            patches = patch_map(shown_image.views, corruption.kept)
     return _Card(
         number=number,
         pair=pair,

@@ -93,7 +93,7 @@ async def embed(embedder: Embedder, results: Sequence[BdhsResult]) -> None:
     embedder._cache.clear()
     await asyncio.gather(
         *(
-            embedder.similarity(iteration.text, result.pair.chosen[0].text)
+            embedder.similarity(iteration.text, result.pairs[0].chosen[0].text)
             for result in results
             for iteration in (result.trace.iterations if result.trace else ())
         )
@@ -244,7 +244,7 @@ def growth(work: Geometry) -> None:
                 requests = work.requests(1, size=size, **one)
                 [result] = asyncio.run(through_service(url, requests))
                 assert result.trace is not None
-                count, first = str(result.trace.image_tokens), 400_000 + sum(size)
+                count, first = str(result.trace.images[0].tokens), 400_000 + sum(size)
                 more = {"size": size, "pictures": known, **one}
                 rows.append((name, count, throughput(url, work, 16, first, **more)))
     before = ""

@@ -53,15 +53,15 @@ def work_of(
                 ids = sentence.prompt_token_ids
                 assert ids is not None
                 assert sentence.completion_token_ids is not None
-                first = ids.index(image_token) if iteration.kept else len(ids)
-                prompt = ids[: first + 1] + ids[first + len(iteration.kept) :]
+                first = ids.index(image_token) if iteration.images[0].kept else len(ids)
+                prompt = ids[: first + 1] + ids[first + len(iteration.images[0].kept) :]
                 work.append(
                     Work(
                         pair,
                         image,
-                        result.pair.images[0],
+                        result.pairs[0].images[0],
                         prompt,
-                        iteration.kept,
+                        iteration.images[0].kept,
                         len(sentence.completion_token_ids),
                     )
                 )

@@ -198,7 +198,7 @@ async def _all_ended(broker: Broker, accepted: dict[int, str]) -> dict[int, JobS
     for number, job_id in accepted.items():
         job = await broker.jobs.wait(job_id, 120)
         assert job is not None, f"job {number} was accepted and is gone"
-        assert job.status.ended, f"job {number} is still {job.status}"
+        assert job.ended, f"job {number} is still {job.status}"
         statuses[number] = job.status
     return statuses
 

@@ -3,7 +3,6 @@
 import re
 
 from service.broker import Broker
-from service.schemas import ENDED
 
 KNOWN = re.compile(
     r"lane:(high|normal|low)(:again)?|stats|swept|cursors|open|retries|deadlines|ended|dead|runs"
@@ -62,7 +61,7 @@ async def find_leaks(broker: Broker) -> list[str]:
         if (job.status == "dead") != (job_id in dead):
             leaks.append(f"{job_id} is {job.status}, and the dead letters disagree")
         expires = await redis.ttl(store.key("job", job_id)) != -1
-        if job.status in ENDED:
+        if job.ended:
             if job_id in open_jobs:
                 leaks.append(f"{job_id} has ended and is open")
             if not expires and job_id not in dead:

@@ -71,7 +71,7 @@ def bdhs_result(claim: Claim, version: int | None = 0) -> BdhsResult:
         seed=1,
         created_at=datetime.now(UTC),
     )
-    return BdhsResult(pair=pair, trace=None)
+    return BdhsResult(pairs=[pair], trace=None)
 
 
 def weight_version(version: int) -> WeightVersion:

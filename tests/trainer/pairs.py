@@ -64,8 +64,8 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
                 created_at=datetime.now(UTC),
                 metadata=claim.request.metadata,
             )
-            result = SampleResult(responses=[], seed=number)
-            assert await worker.jobs.finish(claim, result, pair)
+            result = SampleResult(responses=[], seed=number, pairs=[pair])
+            assert await worker.jobs.finish(claim, result)
             made.append(claim.job_id)
     return made
 

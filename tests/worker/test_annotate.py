@@ -98,13 +98,13 @@ async def test_the_scene_checker_makes_true_pairs_and_ties_are_counted(
         run = await broker.runs.get(RUN)
         figures = await broker.figures()
     assert run
-    made = [result.pair for result in results if result.pair]
+    made = [pair for result in results for pair in result.pairs]
     assert sorted(p.pair_id for p in log) == sorted(p.pair_id for p in made)
     assert run.pairs == len(made) > 0
     assert run.ties == len(items) - len(made) == figures.runs[RUN].ties
     assert run.unreadable == 0
     for item, job_id, result in zip(items, ids, results, strict=True):
-        annotation, pair = result.annotation, result.pair
+        annotation, pair = result.annotation, next(iter(result.pairs), None)
         assert annotation
         assert annotation.judge == "trainer.toy.annotator:by_scene"
         texts = [response.text for response in result.responses]
@@ -147,7 +147,7 @@ async def test_the_policy_judges_itself_by_the_version_that_answered(
     assert [r.oldest_version for r in result.responses] == [5, 5]
     assert len(annotation.judgements) == 2
     # This policy speaks of shapes whatever it is asked: nobody can read a verdict out of it.
-    assert (annotation.outcome, result.pair) == ("unreadable", None)
+    assert (annotation.outcome, result.pairs) == ("unreadable", [])
     assert (run.unreadable, run.ties, run.pairs) == (1, 0, 0)
 
 
@@ -179,7 +179,7 @@ async def test_the_toy_policy_can_judge_itself_by_questions(
     async with Broker.connect(settings) as broker, working(settings, toy, embedder):
         ids = [await submit(broker, item, "toy-self", orders="random") for item in items]
         results = [result_of(await ended(broker, job_id)) for job_id in ids]
-    assert any(result.pair for result in results)
+    assert any(result.pairs for result in results)
     for result in results:
         assert result.annotation
         assert len(result.annotation.judgements) <= 1

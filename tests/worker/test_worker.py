@@ -83,7 +83,7 @@ def bdhs(**settings: object) -> Callable[[str], BdhsRequest]:
 async def ended(broker: Broker, job_id: str) -> Job:
     job = await broker.jobs.wait(job_id, 120)
     assert job is not None
-    assert job.status.ended, job
+    assert job.ended, job
     return job
 
 
@@ -96,7 +96,7 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
         page = await broker.runs.pairs("r", None, 10)
     assert job.status is JobStatus.succeeded
     assert isinstance(job.result, BdhsResult)
-    pair, trace = job.result.pair, job.result.trace
+    pair, trace = job.result.pairs[0], job.result.trace
     assert page.pairs == [pair]
     assert pair.pair_id == job_id
     assert pair.chosen[0].parts[0].text == REFERENCE
@@ -109,7 +109,7 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
     for sentence in last.sentences:
         assert sentence.thrown_away == (sentence.finish_reason == "sentence")
         assert sentence.prompt_token_ids is not None
-        assert sentence.prompt_token_ids.count(engine.image_token_id) == len(last.kept)
+        assert sentence.prompt_token_ids.count(engine.image_token_id) == len(last.images[0].kept)
     given = [s for s in trace.iterations[0].sentences if s.prefix]
     for sentence in given:
         prompt = engine.tokenizer.decode(sentence.prompt_token_ids)
@@ -122,7 +122,7 @@ async def test_the_same_seed_makes_the_same_pair(
     async with Broker.connect(settings) as broker, working(settings, engine, embedder):
         ids = [await submit(broker, bdhs(seed=seed, rho=0.5)) for seed in (8, 8, 9)]
         jobs = [await ended(broker, job_id) for job_id in ids]
-    texts = [job.result.pair.rejected[0].parts[0].text for job in jobs]
+    texts = [job.result.pairs[0].rejected[0].parts[0].text for job in jobs]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
 
@@ -134,9 +134,9 @@ async def test_nothing_visible_and_everything_visible(
         for rho, kept in ((1.0, 0), (0.0, None)):
             job = await ended(broker, await submit(broker, bdhs(rho=rho, trace="full")))
             trace = job.result.trace
-            wanted = trace.image_tokens if kept is None else kept
+            wanted = trace.images[0].tokens if kept is None else kept
             for iteration in trace.iterations:
-                assert len(iteration.kept) == wanted
+                assert [len(image.kept) for image in iteration.images] == [wanted]
                 for sentence in iteration.sentences:
                     ids = sentence.prompt_token_ids
                     assert ids.count(engine.image_token_id) == wanted
@@ -266,7 +266,7 @@ async def test_a_worker_that_comes_late_begins_with_the_newest_weights(
         async with working(settings, engine, embedder):
             job = await ended(broker, job_id)
         await engine.remove_lora(5)
-    assert job.result.pair.rejected_version == 5
+    assert job.result.pairs[0].rejected_version == 5
 
 
 async def test_a_job_under_way_says_which_full_weights_wrote_what(
@@ -286,7 +286,7 @@ async def test_a_job_under_way_says_which_full_weights_wrote_what(
         state = await broker.weights.state()
     await engine.load_weights(Path(engine.model), 0)
     assert (state.refused, [w.weight_version for w in state.workers]) == ([], [5])
-    assert later.result.pair.rejected_version == 5
+    assert later.result.pairs[0].rejected_version == 5
     seen: set[int] = set()
     for job in jobs:
         assert job.status is JobStatus.succeeded
@@ -297,7 +297,7 @@ async def test_a_job_under_way_says_which_full_weights_wrote_what(
             assert places[-1] == len(sentence.completion_token_ids)
             seen |= {span.version for span in sentence.weight_versions}
         last = [w for s in iterations[-1].sentences for w in s.weight_versions]
-        assert job.result.pair.rejected_version == min(span.version for span in last)
+        assert job.result.pairs[0].rejected_version == min(span.version for span in last)
     assert seen == {0, 5}
 
 
@@ -325,7 +325,7 @@ async def test_full_weights_that_fail_in_the_engine_are_refused_once_and_jobs_go
         state = await broker.weights.state()
         assert worker.versions.current == 0
     assert {job.status for job in jobs} == {JobStatus.succeeded}
-    assert {job.result.pair.rejected_version for job in jobs} == {0}
+    assert {job.result.pairs[0].rejected_version for job in jobs} == {0}
     [refusal] = state.refused
     assert (refusal.version, "the engine could not load it" in refusal.reason) == (5, True)
 
@@ -351,15 +351,15 @@ async def test_a_pair_is_made_again_on_the_weights_that_wrote_it(
                         await asyncio.sleep(0.01)
                 job = await ended(broker, await submit(broker, bdhs(seed=6, rho=0.5)))
                 made.append(job.result)
-            texts = {result.pair.rejected[0].parts[0].text for result in made}
+            texts = {result.pairs[0].rejected[0].parts[0].text for result in made}
             assert len(texts) == 3, "the versions write the same: the test would prove nothing"
             for result in made:
-                job = await made_again(result.pair, result.trace)
+                job = await made_again(result.pairs[0], result.trace)
                 assert job.result is not None, job.error
-                assert job.result.pair.rejected_version == result.pair.rejected_version
-                assert replay.differences(result.pair, result.trace, job.result) == []
+                assert job.result.pairs[0].rejected_version == result.pairs[0].rejected_version
+                assert replay.differences(result.pairs[0], result.trace, job.result) == []
             store.keep_newest(1)
-            gone = await made_again(made[1].pair, made[1].trace)
+            gone = await made_again(made[1].pairs[0], made[1].trace)
             assert gone.status is JobStatus.failed
             assert gone.error.code == "version_gone"
             assert "version 11 is no longer stored" in gone.error.message

@@ -94,7 +94,7 @@ async def make(
     first, iterations = 0, 0
     for number, (item, result) in enumerate(zip(items, results, strict=True)):
         assert isinstance(result, BdhsResult)
-        pair = result.pair
+        [pair] = result.pairs
         iterations += pair.iterations or 0
         if pair.rejected == pair.chosen:
             continue

@@ -290,7 +290,7 @@ class Feeder:
                 self._count(job)
 
     def _count(self, job: Job) -> None:
-        if isinstance(job.result, SampleResult) and job.result.pair is None:
+        if isinstance(job.result, SampleResult) and not job.result.pairs:
             outcome = job.result.annotation.outcome if job.result.annotation else "no annotator"
             self.tally.fail(outcome, f"job {job.id}")
         elif job.status == JobStatus.succeeded:

@@ -71,7 +71,13 @@ class Made:
         """The variant's row of `bdhs.json`."""
         taken = self.similarities
         first = sorted(rounds[0] for rounds in taken)
-        kept = [len(i.kept) for r in self.results if r.trace for i in r.trace.iterations]
+        kept = [
+            len(image.kept)
+            for result in self.results
+            if result.trace
+            for iteration in result.trace.iterations
+            for image in iteration.images
+        ]
         return {
             "variant": self.variant.name,
             "settings": self.variant.settings,
@@ -129,9 +135,10 @@ async def make(
 async def show(client: AsyncClient, found: Sequence[Made]) -> str:
     """The page of example pairs, some of each variant."""
     shown = [
-        ShownPair(pair=r.pair, image=await client.image(r.pair.images[0]), trace=r.trace)
+        ShownPair(pair=pair, image=await client.image(pair.images[0]), trace=result.trace)
         for made in found
-        for r in made.results[:SHOWN]
+        for result in made.results[:SHOWN]
+        for pair in result.pairs
     ]
     summary = [(made.variant.name, f"{made.curve[0]:.1%} → {made.curve[-1]:.1%}") for made in found]
     return render_pairs(shown, title="BDHS by variant", summary=summary)
@@ -169,7 +176,7 @@ def responses(found: Sequence[Made]) -> list[dict[str, Any]]:
         {
             "variant": made.variant.name,
             "iteration": number,
-            "reference": result.pair.chosen[0].text,
+            "reference": result.pairs[0].chosen[0].text,
             "text": iteration.text,
             "similarity": iteration.similarity,
         }

@@ -10,7 +10,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 
-from service.schemas import BdhsRequest, BdhsTrace, IterationTrace, SentenceTrace, Span
+from service.schemas import (
+    BdhsRequest,
+    BdhsTrace,
+    CorruptionTrace,
+    ImageTrace,
+    IterationTrace,
+    SentenceTrace,
+    Span,
+)
 from worker.bdhs import cuts, sentences
 from worker.bdhs.mask import draw_mask
 from worker.bdhs.policy import Completion, Policy, View
@@ -63,9 +71,13 @@ async def make_rejected(
         iterations.append(
             IterationTrace(
                 guided=guided or request.guidance == "token",
-                kept=list(view.kept),
-                noise_steps=view.noise_steps,
-                noise_seed=view.noise_seed,
+                images=[
+                    CorruptionTrace(
+                        kept=list(view.kept),
+                        noise_steps=view.noise_steps,
+                        noise_seed=view.noise_seed,
+                    )
+                ],
                 sentences=traces,
                 text=text,
                 similarity=score,
@@ -73,8 +85,7 @@ async def make_rejected(
         )
         if last or score < request.similarity_threshold:
             trace = BdhsTrace(
-                image_tokens=policy.image_tokens,
-                image_views=policy.image_views,
+                images=[ImageTrace(tokens=policy.image_tokens, views=policy.image_views)],
                 iterations=iterations,
             )
             return Rejected(text, spans, trace)

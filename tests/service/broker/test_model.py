@@ -39,6 +39,7 @@ from service.broker import (
 )
 from service.broker.store import Script
 from service.schemas import (
+    ENDED,
     JobError,
     JobStatus,
     LeaseRequest,
@@ -165,7 +166,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.lanes.sort(key=rank)  # stable
 
     def open_jobs(self, run: str) -> int:
-        return sum(job.run == run and not job.status.ended for job in self.model.values())
+        return sum(job.run == run and job.status not in ENDED for job in self.model.values())
 
     def waiting(self, run: str, group: str = "trainer") -> int:
         state = self.runs[run].groups.get(group, ModelGroup())
@@ -278,7 +279,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def cancel(self, job_id: str) -> None:
         self.wait(self.broker.jobs.cancel(job_id))
         job = self.model[job_id]
-        if not job.status.ended:
+        if job.status not in ENDED:
             job.status = JobStatus.cancelled
             if job_id in self.lanes:
                 self.lanes.remove(job_id)
@@ -397,7 +398,7 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         self.wait(self.broker.runs.delete(run, force=force))
         for job in self.model.values():
-            if job.run == run and not job.status.ended:
+            if job.run == run and job.status not in ENDED:
                 job.status = JobStatus.cancelled
                 if job.id in self.lanes:
                     self.lanes.remove(job.id)

@@ -45,7 +45,7 @@ async def test_a_pair_from_end_to_end(client: AsyncClient, worker: Broker) -> No
     claim = await claim_one(worker)
     await worker.jobs.finish(claim, bdhs_result(claim))
     job = await waiting
-    assert job.result == bdhs_result(claim).model_copy(update={"pair": job.result.pair})  # pyright: ignore
+    assert job.result == bdhs_result(claim).model_copy(update={"pairs": job.result.pairs})  # pyright: ignore
     pairs = [pair async for pair in client.pairs("r")]
     assert [pair.pair_id for pair in pairs] == [job.id]
     assert await client.image(pairs[0].images[0]) == png()

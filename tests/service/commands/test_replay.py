@@ -9,6 +9,8 @@ from service.schemas import (
     BdhsRequest,
     BdhsResult,
     BdhsTrace,
+    CorruptionTrace,
+    ImageTrace,
     IterationTrace,
     Pair,
     SentenceTrace,
@@ -55,9 +57,13 @@ def trace(*versions: int, kept: tuple[int, ...] = (1, 5), prefix: str = "A") -> 
         weight_versions=[WeightSpan(start=0, end=1, version=v) for v in versions],
     )
     iteration = IterationTrace(
-        guided=True, kept=list(kept), sentences=[sentence], text="A blue circle.", similarity=0.5
+        guided=True,
+        images=[CorruptionTrace(kept=list(kept))],
+        sentences=[sentence],
+        text="A blue circle.",
+        similarity=0.5,
     )
-    return BdhsTrace(image_tokens=36, image_views=[], iterations=[iteration])
+    return BdhsTrace(images=[ImageTrace(tokens=36, views=[])], iterations=[iteration])
 
 
 def test_the_request_is_the_one_that_made_it_less_its_run() -> None:
@@ -94,26 +100,28 @@ def test_what_cannot_be_made_again(made: Pair, seen: BdhsTrace | None, reason: s
 
 
 def test_the_same_has_no_differences() -> None:
-    now = BdhsResult(pair=pair(pair_id="other", run=None), trace=trace(3))
+    now = BdhsResult(pairs=[pair(pair_id="other", run=None)], trace=trace(3))
     assert differences(pair(), trace(3), now) == []
     assert differences(pair(), None, now) == []
 
 
 def test_every_difference_is_shown() -> None:
     now = BdhsResult(
-        pair=pair(
-            rejected=[assistant_turn("A cat.")],
-            rejected_spans=[Span(start=2, end=6)],
-            similarity=0.4,
-            iterations=2,
-        ),
+        pairs=[
+            pair(
+                rejected=[assistant_turn("A cat.")],
+                rejected_spans=[Span(start=2, end=6)],
+                similarity=0.4,
+                iterations=2,
+            )
+        ],
         trace=trace(3, kept=(2,), prefix=""),
     )
     found = {what: (then, after) for what, then, after in differences(pair(), trace(3), now)}
     assert found["rejected"] == ("A blue circle.", "A cat.")
     assert found["similarity"] == ("0.5", "0.4")
-    assert found["iteration 1: image tokens kept"] == ("[1, 5]", "[2]")
+    assert found["iteration 1, image 0: tokens kept"] == ("[1, 5]", "[2]")
     assert set(found) == {
         *("rejected", "spans", "iterations", "similarity"),
-        *("iteration 1: image tokens kept", "iteration 1: cuts"),
+        *("iteration 1, image 0: tokens kept", "iteration 1: cuts"),
     }

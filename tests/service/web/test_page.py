@@ -15,6 +15,8 @@ from PIL import Image
 
 from service.schemas import (
     BdhsTrace,
+    CorruptionTrace,
+    ImageTrace,
     ImageView,
     IterationTrace,
     Message,
@@ -134,10 +136,10 @@ def a_pair(**changes: Any) -> Pair:
     return Pair(**{**fields, **changes})
 
 
-def iteration(kept: Sequence[int], **changes: Any) -> IterationTrace:
+def iteration(kept: Sequence[int], noise_steps: int = 0, **changes: Any) -> IterationTrace:
     fields: dict[str, Any] = {
         "guided": True,
-        "kept": list(kept),
+        "images": [CorruptionTrace(kept=list(kept), noise_steps=noise_steps)],
         "sentences": [
             sentence("No,", " a blue one.", swapped=True),
             sentence("It is", " on top.", finish_reason="length"),
@@ -162,7 +164,7 @@ def sentence(
 
 
 def a_trace(*iterations: IterationTrace, views: Sequence[ImageView] = VIEWS) -> BdhsTrace:
-    return BdhsTrace(image_tokens=36, image_views=list(views), iterations=list(iterations))
+    return BdhsTrace(images=[ImageTrace(tokens=36, views=list(views))], iterations=list(iterations))
 
 
 def traced(*kept: Sequence[int], **changes: Any) -> ShownPair:

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from service.schemas import (
     BdhsResult,
     BdhsTrace,
+    CorruptionTrace,
+    ImageTrace,
     IterationTrace,
     Pair,
     assistant_turn,
@@ -22,27 +24,34 @@ from trainer.report.command import report
 def result(*similarities: float) -> BdhsResult:
     """A pair that took as many iterations, each of which kept two tokens."""
     return BdhsResult(
-        pair=Pair(
-            prompt=[user_turn("What?", 1)],
-            images=["sha256:" + "0" * 64],
-            chosen=[assistant_turn("A red circle.")],
-            rejected=[assistant_turn("A blue circle.")],
-            pair_id="p",
-            run=None,
-            method="bdhs-attention",
-            chosen_version=None,
-            rejected_version=0,
-            rejected_spans=[],
-            similarity=similarities[-1],
-            iterations=len(similarities),
-            seed=1,
-            created_at=datetime.now(UTC),
-        ),
+        pairs=[
+            Pair(
+                prompt=[user_turn("What?", 1)],
+                images=["sha256:" + "0" * 64],
+                chosen=[assistant_turn("A red circle.")],
+                rejected=[assistant_turn("A blue circle.")],
+                pair_id="p",
+                run=None,
+                method="bdhs-attention",
+                chosen_version=None,
+                rejected_version=0,
+                rejected_spans=[],
+                similarity=similarities[-1],
+                iterations=len(similarities),
+                seed=1,
+                created_at=datetime.now(UTC),
+            )
+        ],
         trace=BdhsTrace(
-            image_tokens=36,
-            image_views=[],
+            images=[ImageTrace(tokens=36, views=[])],
             iterations=[
-                IterationTrace(guided=True, kept=[1, 2], sentences=[], text=f"{s}", similarity=s)
+                IterationTrace(
+                    guided=True,
+                    images=[CorruptionTrace(kept=[1, 2])],
+                    sentences=[],
+                    text=f"{s}",
+                    similarity=s,
+                )
                 for s in similarities
             ],
         ),

@@ -168,7 +168,9 @@ async def test_noise_is_drawn_anew_and_hides_no_token() -> None:
     assert all(list(view.kept) == list(range(36)) for view in views)
     assert all(view.noise_steps == 300 for view in views)
     assert views[0].noise_seed != views[1].noise_seed
-    assert [i.noise_seed for i in rejected.trace.iterations] == [v.noise_seed for v in views]
+    assert [i.images[0].noise_seed for i in rejected.trace.iterations] == [
+        v.noise_seed for v in views
+    ]
 
 
 async def test_both_corruptions_together() -> None:

@@ -1,0 +1,36 @@
+"""Whether the service can work, and its workers."""
+
+from datetime import datetime
+from typing import Literal
+
+from service.schemas.base import Model
+
+
+class WorkerInfo(Model):
+    """What a worker says of itself with every heartbeat."""
+
+    id: str
+    """Its name, and no other worker's."""
+    model: str
+    """The model it serves, by the name or folder that it was started with."""
+    weight_version: int
+    """Given to new requests; 0 is the model that the worker was started with."""
+    slots: int
+    """Jobs it works on at once, at most."""
+    running: int
+    """Jobs it works on now."""
+    engine_ready: bool
+    """False: its engine has failed, and it takes no jobs."""
+    heartbeat_at: datetime
+    """When it said so."""
+
+
+class Health(Model):
+    """`GET /health/ready`."""
+
+    status: Literal["ok", "unavailable"] | str
+    """`ok`: jobs can be taken in."""
+    redis: bool
+    """Whether Redis answers."""
+    workers: list[WorkerInfo] = []
+    """Those alive. Without one, jobs are accepted and wait."""

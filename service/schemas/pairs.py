@@ -1,0 +1,111 @@
+"""Preference pairs, and pages of a run's log of them."""
+
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import JsonValue
+
+from service.schemas.base import Model, RunName
+from service.schemas.conversation import Message, assistant_turn
+
+
+class Span(Model):
+    """Characters `start` to `end` (exclusive) of the rejected text."""
+
+    start: int
+    """Index of the first."""
+    end: int
+    """Index after the last."""
+
+
+class Pair(Model):
+    """A preference pair: TRL's conversational vision row, then how it came about."""
+
+    prompt: list[Message]
+    """The conversation up to the answer; it ends with a user turn."""
+    images: list[str]
+    """`sha256:<hex>` each; the bytes are at `GET /images/{sha256}`."""
+    chosen: list[Message]
+    """The better answer y⁺: one assistant turn."""
+    rejected: list[Message]
+    """The worse answer y⁻: one assistant turn."""
+    pair_id: str
+    """Of a job's first pair, the job's id; of its others, that and a suffix; of an offline pair,
+    what the caller named it."""
+    run: RunName | None
+    """The run to whose log it went; null: it was asked for without one."""
+    method: Literal["bdhs-attention", "bdhs-noise", "povid-token", "online", "offline"] | str
+    """How it was made: `bdhs-attention` (image tokens hidden), `bdhs-noise` (noise on the pixels),
+    `povid-token` (POVID's distortion), `online` (sampled, then ranked by an annotator), `offline`
+    (of a data set)."""
+    chosen_version: int | None
+    """Weight version that wrote the side (the oldest, if several); null: from a data set."""
+    rejected_version: int | None
+    """As `chosen_version`, of the other side."""
+    rejected_spans: list[Span]
+    """What the model wrote; the text outside is the reference's own."""
+    similarity: float | None
+    """Cosine similarity of the two sides, from -1 to 1; null: not of BDHS."""
+    iterations: int | None
+    """Times that BDHS drew the whole answer; null: not of BDHS."""
+    seed: int | None
+    """Of everything that was drawn for it; null: of a data set."""
+    settings: dict[str, JsonValue] = {}
+    """The request's other settings that shaped it, by name. With the seed and the version of the
+    weights, enough to make the same pair again (`prefstream replay`)."""
+    created_at: datetime
+    """When it was made, or appended."""
+    metadata: dict[str, JsonValue] = {}
+    """The request's, as it was given."""
+
+    @classmethod
+    def offline(
+        cls,
+        *,
+        prompt: list[Message],
+        images: list[str],
+        chosen: str,
+        rejected: str,
+        pair_id: str,
+        run: RunName | None,
+        created_at: datetime,
+        metadata: dict[str, JsonValue],
+    ) -> Self:
+        """A pair of a data set: no policy wrote a side of it."""
+        return cls(
+            prompt=prompt,
+            images=images,
+            chosen=[assistant_turn(chosen)],
+            rejected=[assistant_turn(rejected)],
+            pair_id=pair_id,
+            run=run,
+            method="offline",
+            chosen_version=None,
+            rejected_version=None,
+            rejected_spans=[],
+            similarity=None,
+            iterations=None,
+            seed=None,
+            created_at=created_at,
+            metadata=metadata,
+        )
+
+
+class PairsPage(Model):
+    """A page of a run's log."""
+
+    pairs: list[Pair]
+    """In the order in which they were made."""
+    cursor: str
+    """Pass it as `after` to read on."""
+
+
+class Appended(Model):
+    """The answer to a `PairRequest`."""
+
+    run: RunName
+    """The run to whose log it went."""
+    pair_id: str
+    """As it was given, or drawn."""
+    repeated: bool
+    """The run was given this pair before, and nothing was appended."""

@@ -1,0 +1,233 @@
+"""What is asked for: responses, a rejected response, a pair of a data set."""
+
+import json
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from service.schemas.base import MAX_RANKED, MAX_SEED, AnnotatorName, Model, RunName
+from service.schemas.conversation import ImagePart, Message, TextPart, user_turn
+
+
+class Priority(StrEnum):
+    """Of the jobs that wait, those of a higher one are started first."""
+
+    high = "high"
+    normal = "normal"
+    low = "low"
+
+
+class Prompted(Model):
+    """What asks something of a model, or records that it was asked: text, perhaps with images."""
+
+    prompt: str | None = None
+    """The user's text. Either this or `messages`."""
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    """A conversation that ends with a user turn. Either this or `prompt`."""
+    images: list[str] = []
+    """Each a data URI, bare base64, or `sha256:<hex>` of an image that is stored already."""
+    metadata: dict[str, JsonValue] = {}
+    """Handed through to the job and the pair, unread."""
+
+    @field_validator("metadata")
+    @classmethod
+    def _finite(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        json.dumps(metadata, allow_nan=False)  # FastAPI forgets `allow_inf_nan` inside JsonValue
+        return metadata
+
+    @model_validator(mode="after")
+    def _one_conversation(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either `prompt` or `messages`, and not both")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("`prompt` is empty")
+        if self.messages is not None:
+            if self.messages[-1].role != "user":
+                raise ValueError("`messages` must end with a user turn")
+            places = sum(isinstance(p, ImagePart) for m in self.messages for p in m.parts)
+            if places != len(self.images):
+                raise ValueError(
+                    f"`messages` has {places} image parts, and `images` has {len(self.images)}"
+                )
+        return self
+
+    @property
+    def conversation(self) -> list[Message]:
+        """`messages`, or what `prompt` stands for."""
+        if self.messages is not None:
+            return self.messages
+        assert self.prompt is not None  # the validator's promise
+        return [user_turn(self.prompt, len(self.images))]
+
+    @property
+    def texts(self) -> list[str]:
+        """All that a model might have to read."""
+        if self.prompt is not None:
+            return [self.prompt]
+        return [p.text for m in self.conversation for p in m.parts if isinstance(p, TextPart)]
+
+
+class JobRequest(Prompted):
+    """What both kinds of job have in common."""
+
+    temperature: float = Field(default=1.0, ge=0.0, le=10.0)
+    """Of the sampler; 0: the most likely token always. 1 (the default) is the policy itself."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Sample from the likeliest tokens that make up this share; 1 (as vLLM's default): all."""
+    top_k: int = Field(default=0, ge=0)
+    """Sample from this many of the likeliest tokens; 0 (as vLLM's default): all."""
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Leave out tokens less likely than this share of the likeliest one; 0 (as vLLM's default):
+    none."""
+    max_tokens: int = Field(default=512, ge=1, le=32768)
+    """New tokens at most; for BDHS, for each sentence."""
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    """Drawn, and stated in the result, when left out."""
+    weight_version: int | None = Field(default=None, ge=0)
+    """Run on this version of the weights, to make a response again; 0 is the model that the worker
+    was started with. null: on the newest."""
+    run: RunName | None = None
+    """The run to whose log the pair goes."""
+    priority: Priority = Priority.normal
+    """Of the jobs that wait, those of a higher one are started first."""
+    deadline_s: float | None = Field(default=None, gt=0, le=7 * 24 * 3600)
+    """Seconds from acceptance after which the job is not worth running."""
+
+
+class SampleRequest(JobRequest):
+    """`POST /sample`: n responses of the policy to a prompt, with or without images."""
+
+    n: int = Field(default=1, ge=1, le=64)
+    """How many responses."""
+    stop: list[str] = Field(default=[], max_length=16)
+    """Strings that end a response; they are not part of it."""
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """Log-probabilities of each response token and of this many alternatives."""
+    annotator: AnnotatorName | None = None
+    """Who ranks the responses into a pair: `self` (the policy), `openai` (an endpoint that the
+    workers are set up with), or the name of an annotator in Python that the workers have."""
+    orders: Literal["both", "random"] = "both"
+    """The annotator sees every two responses in both orders, and must decide alike; or once, in an
+    order drawn from the seed."""
+
+    @model_validator(mode="after")
+    def _ranking(self) -> Self:
+        if self.annotator is None:
+            if self.orders != "both":
+                raise ValueError("`orders` has no effect without an `annotator`")
+        elif not 2 <= self.n <= MAX_RANKED:
+            raise ValueError(f"an annotator ranks 2 to {MAX_RANKED} responses, and `n` is {self.n}")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        return [*super().texts, *self.stop]
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What shapes the pair, beside the conversation, the seed, the weights."""
+        return self.model_dump(mode="json", include=RANKING)
+
+
+class BdhsRequest(JobRequest):
+    """`POST /bdhs`: a rejected response made from a trusted one (the paper's section on BDHS)."""
+
+    reference: str
+    """The trusted answer y⁺, which becomes the chosen side."""
+    corruption: Literal["attention", "noise", "attention+noise"] = "attention"
+    """How the view of the image is spoilt: hide image tokens from attention, add diffusion noise to
+    the pixels, or both."""
+    guidance: Literal["sentence", "none", "token"] = "sentence"
+    """`sentence`: complete each sentence of the reference; `none`: generate freely; `token`:
+    predict every token after the reference's true ones (POVID's distortion; noise only)."""
+    rho: float = Field(default=0.99, ge=0.0, le=1.0)
+    """ρ_th: an image token stays visible where U(0,1) ≥ ρ_th. 0 hides nothing, 1 everything (paper:
+    0.99)."""
+    noise_steps: int = Field(default=500, ge=1, le=1000)
+    """N of the diffusion schedule, for `noise` (paper: 100 to 500), in steps of 1000."""
+    max_iterations: int = Field(default=5, ge=1, le=20)
+    """N_BDHS (paper: 5). When above 1, the last iteration of `sentence` guidance is unguided, and
+    taken as it is."""
+    similarity_threshold: float = Field(default=0.97, ge=-1.0, le=1.0)
+    """ε_s: cosine similarity to the reference at or above which everything is drawn again (paper:
+    0.97)."""
+    swap_yes_no: bool = True
+    """Swap a leading yes or no for its counterpart with probability 1/2, before the cut."""
+    trace: Literal["none", "summary", "full"] = "summary"
+    """How much of what was drawn the result carries; `full` adds token ids."""
+
+    @model_validator(mode="after")
+    def _one_image(self) -> Self:
+        if len(self.images) != 1:
+            raise ValueError(f"BDHS takes exactly one image, not {len(self.images)}")
+        if not self.reference.strip():
+            raise ValueError("`reference` is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_that_go_together(self) -> Self:
+        """What would have no effect is refused: whoever set it expects one."""
+        fields = type(self).model_fields
+        if self.guidance == "token" and self.corruption != "noise":
+            raise ValueError(
+                "`guidance` = token is POVID's distortion, which goes with `corruption` = noise, "
+                f"not {self.corruption}"
+            )
+        if self.rho != fields["rho"].default and not self.hides_tokens:
+            raise ValueError(f"`rho` has no effect with `corruption` = {self.corruption}")
+        if self.noise_steps != fields["noise_steps"].default and not self.adds_noise:
+            raise ValueError(f"`noise_steps` has no effect with `corruption` = {self.corruption}")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        return [*super().texts, self.reference]
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What shapes the pair, beside the conversation, the reference, the seed, the weights."""
+        return self.model_dump(mode="json", include=SHAPING)
+
+    @property
+    def hides_tokens(self) -> bool:
+        return self.corruption != "noise"
+
+    @property
+    def adds_noise(self) -> bool:
+        return self.corruption != "attention"
+
+
+class PairRequest(Prompted):
+    """`POST /runs/{run}/pairs`: a pair that exists already, from a preference data set."""
+
+    chosen: str
+    """The better response y⁺."""
+    rejected: str
+    """The worse response y⁻."""
+    pair_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
+    """The caller's name for it: the same id again, within a day, appends nothing. Drawn when left
+    out."""
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> Self:
+        for side in ("chosen", "rejected"):
+            if not getattr(self, side).strip():
+                raise ValueError(f"`{side}` is empty")
+        if self.chosen.strip() == self.rejected.strip():
+            raise ValueError("`chosen` and `rejected` are the same text: there is no preference")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        return [*super().texts, self.chosen, self.rejected]
+
+
+SHAPING = set(BdhsRequest.model_fields) - {
+    *("prompt", "messages", "images", "reference", "seed", "weight_version"),
+    *("run", "priority", "deadline_s", "metadata", "trace"),
+}
+RANKING = set(SampleRequest.model_fields) - {
+    *("prompt", "messages", "images", "seed", "weight_version"),
+    *("run", "priority", "deadline_s", "metadata", "logprobs"),
+}

@@ -1,0 +1,145 @@
+"""What a job made: responses, their ranking, pairs."""
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import (
+    Discriminator,
+    JsonValue,
+    RootModel,
+    Tag,
+    model_validator,
+)
+
+from service.schemas.base import TOLERANT, AnnotatorName, Model
+from service.schemas.pairs import Pair
+from service.schemas.traces import BdhsTrace, WeightSpan
+
+
+class TokenLogprob(Model):
+    """A token, and how likely it was."""
+
+    token_id: int
+    """Its number in the tokenizer's vocabulary."""
+    token: str
+    """Its text."""
+    logprob: float
+    """Natural logarithm of its probability."""
+
+
+class Response(Model):
+    """One sampled response."""
+
+    text: str
+    """Decoded, without special tokens."""
+    finish_reason: str
+    """`stop` (end of sequence or a stop string) or `length`."""
+    token_ids: list[int]
+    """As the engine wrote them."""
+    logprobs: list[list[TokenLogprob]] | None = None
+    """For each token: first the sampled one, then the asked alternatives, most likely first."""
+    weight_versions: list[WeightSpan]
+    """Who wrote it."""
+
+    @property
+    def oldest_version(self) -> int:
+        """Of the weights that wrote it; 0 if nothing was written."""
+        return min((span.version for span in self.weight_versions), default=0)
+
+
+class Judgement(Model):
+    """What the annotator said of two responses."""
+
+    first: int
+    """Index of the response that it saw first."""
+    second: int
+    """Index of the other."""
+    choice: Literal["first", "second", "tie", "unreadable"] | str
+    """`first`, `second`, `tie`, or `unreadable`: its words were no verdict."""
+    text: str
+    """Its words, as far as they are kept."""
+
+
+class Annotation(Model):
+    """How the responses were ranked, so that anyone can check it."""
+
+    annotator: AnnotatorName
+    """Who ranked them."""
+    judge: str
+    """The model that judged, or the version of the policy."""
+    judgements: list[Judgement]
+    """In the order in which they were asked for."""
+    outcome: Literal["pair", "tie", "unreadable"] | str
+    """`pair`; `tie`: no response won a comparison; `unreadable`: nor were all verdicts readable."""
+    chosen: int | None
+    """Index of the better response of the pair; null: there is no pair."""
+    rejected: int | None
+    """Index of the worse one."""
+
+
+def _of_one_pair(data: Any) -> Any:
+    """Results stored before a job could make several pairs."""
+    if isinstance(data, dict) and "pair" in data and "pairs" not in data:
+        result: dict[str, Any] = {**data}
+        pair = result.pop("pair")
+        return result | {"pairs": [pair] if pair else []}
+    return cast(Any, data)
+
+
+class SampleResult(Model):
+    """What `POST /sample` made."""
+
+    kind: Literal["sample"] = "sample"
+    """`sample`."""
+    responses: list[Response]
+    """As many as were asked for."""
+    seed: int
+    """Given or drawn: with it, and the same weights, the same responses are made."""
+    annotation: Annotation | None = None
+    """How they were ranked; null: without an `annotator`."""
+    pairs: list[Pair] = []
+    """What the annotation came to; empty: no pair."""
+
+    _stored_with_one = model_validator(mode="before")(_of_one_pair)
+
+
+class BdhsResult(Model):
+    """What `POST /bdhs` made."""
+
+    kind: Literal["bdhs"] = "bdhs"
+    """`bdhs`."""
+    pairs: list[Pair]
+    """The reference as chosen, what the policy made of it as rejected."""
+    trace: BdhsTrace | None
+    """How they came about; null: `trace` = none."""
+
+    _stored_with_one = model_validator(mode="before")(_of_one_pair)
+
+
+class UnknownResult(RootModel[dict[str, JsonValue]]):
+    """A result of a kind that a later version has: as it came."""
+
+    @property
+    def kind(self) -> str:
+        """Which kind."""
+        return str(self.root.get("kind"))
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every kind of result has them."""
+        pairs = self.root.get("pairs") or []
+        assert isinstance(pairs, list)
+        return [Pair.model_validate(pair, **TOLERANT) for pair in pairs]
+
+
+def _kind(result: Any) -> str:
+    fields: dict[str, Any] = {**result} if isinstance(result, dict) else {}
+    kind = fields["kind"] if "kind" in fields else getattr(cast(Any, result), "kind", None)
+    return kind if kind in ("sample", "bdhs") else "unknown"
+
+
+Result = Annotated[
+    Annotated[SampleResult, Tag("sample")]
+    | Annotated[BdhsResult, Tag("bdhs")]
+    | Annotated[UnknownResult, Tag("unknown")],
+    Discriminator(_kind),
+]

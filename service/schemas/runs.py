@@ -1,0 +1,74 @@
+"""Runs: settings, figures, subscriber groups."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from service.schemas.base import GroupName, Model, RunName, one_of
+
+
+class RunSettings(Model):
+    """`PUT /runs/{run}`: a run's settings."""
+
+    window: int = Field(default=256, ge=1, le=1_000_000)
+    """Open jobs plus pairs not yet taken by the gating group, at most; beyond it: 429."""
+    max_staleness: int | None = Field(default=None, ge=0)
+    """Weight versions that a pair may lag behind; null: any."""
+    stale: Annotated[Literal["drop", "deliver"] | str, one_of("drop", "deliver")] = "drop"
+    """What happens to pairs that lag further: set aside and counted, or delivered and marked."""
+    keep: int = Field(default=10_000, ge=0)
+    """Pairs that every group has acknowledged, kept for reading, at most."""
+    retention: int | None = Field(default=None, ge=1)
+    """Pairs kept at most, acknowledged or not; what a group misses by it is counted. null: what a
+    group has not acknowledged is kept."""
+
+
+class Group(Model):
+    """A subscriber group of a run, in pairs."""
+
+    name: GroupName
+    """Its name."""
+    waiting: int
+    """Not yet taken."""
+    leased: int
+    """Taken by a subscriber that has not acknowledged them yet."""
+    returned: int
+    """Handed back, or their lease ran out; next to be delivered again."""
+    acknowledged: int
+    """Ever acknowledged; they are not delivered to it again."""
+    stale: int
+    """Ever set aside, because they lagged more than `max_staleness` versions."""
+    missed: int
+    """Trimmed by `retention` before they were acknowledged."""
+    redelivered: int
+    """Ever handed back or expired."""
+
+
+class Run(Model):
+    """A run: its settings and its figures."""
+
+    name: RunName
+    """Its name."""
+    settings: RunSettings
+    """As they were set, or by default."""
+    epoch: str
+    """Random, new with every birth of the run's log; part of every cursor."""
+    open_jobs: int
+    """Jobs that have not ended."""
+    running_jobs: int
+    """Of those, the ones that a worker has now."""
+    oldest_open_at: datetime | None
+    """When the oldest open job was accepted."""
+    dead_jobs: int
+    """Ever ended in the dead letters."""
+    pairs: int
+    """Ever appended."""
+    ties: int
+    """Ranked jobs that made no pair, because the annotator preferred none."""
+    unreadable: int
+    """Ranked jobs that made no pair, because the annotator's verdicts were unreadable."""
+    trimmed: int
+    """Of the pairs ever appended, no longer kept."""
+    groups: list[Group]
+    """Its subscriber groups."""
