@@ -6,21 +6,21 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from service.api.bodies import JsonRoute
-from service.api.dependencies import Context, Shared
+from service.api.bodies import StrictJsonRoute
+from service.api.dependencies import AppState, Shared
 from service.api.problems import RESPONSES
-from service.api.sse import EventStream, Sse
+from service.api.sse import EventStream, ServerSentEvent
 from service.broker.store import moment
 from service.problems import Refusal, no_such_run
 from service.schemas import Batch, GroupName, LeaseRequest, LeaseState, Model, RunName
 
-router = APIRouter(prefix="/runs/{run}", tags=["batches"], route_class=JsonRoute)
+router = APIRouter(prefix="/runs/{run}", tags=["batches"], route_class=StrictJsonRoute)
 
-LOOK_S = 10.0
+POLL_INTERVAL_S = 10.0
 """How often a stream looks whether it may lease again, if nothing rings."""
 
 
-class Renewal(Model):
+class LeaseRenewal(Model):
     lease_s: float | None = Field(default=None, gt=0, le=24 * 3600)
 
 
@@ -32,9 +32,9 @@ class Renewal(Model):
 )
 async def lease(run: RunName, body: LeaseRequest, shared: Shared) -> Response:
     """The oldest pairs that the group has not taken yet; what was handed back comes first."""
-    request = body.model_copy(update={"wait_s": shared.bounded(body.wait_s)})
+    request = body.model_copy(update={"wait_s": shared.clamp_wait(body.wait_s)})
     try:
-        batch = await shared.unless_stopping(shared.broker.batches.lease(run, request))
+        batch = await shared.until_stopping(shared.broker.batches.lease(run, request))
     except KeyError:
         raise no_such_run(run) from None
     if batch is None:
@@ -60,7 +60,7 @@ async def nack(run: RunName, lease: str, shared: Shared) -> None:
 
 @router.post("/leases/{lease}/renew", summary="Keep a batch", responses=RESPONSES)
 async def renew(
-    run: RunName, lease: str, shared: Shared, body: Renewal | None = None
+    run: RunName, lease: str, shared: Shared, body: LeaseRenewal | None = None
 ) -> LeaseState:
     lease_s = body.lease_s if body else None
     expiry = await shared.broker.batches.renew(run, lease, lease_s)
@@ -104,22 +104,22 @@ async def batches(
         group=group,
         size=size,
         min_size=None if min_size is None else min(size, min_size),
-        wait_s=LOOK_S,
+        wait_s=POLL_INTERVAL_S,
         lease_s=lease_s,
     )
     return EventStream(_stream(shared, run, request, prefetch), shared.stopping)
 
 
 async def _stream(
-    shared: Context, run: str, request: LeaseRequest, prefetch: int
-) -> AsyncIterator[Sse]:
+    shared: AppState, run: str, request: LeaseRequest, prefetch: int
+) -> AsyncIterator[ServerSentEvent]:
     sent: list[str] = []
     batches = shared.broker.batches
     while True:
         if len(sent) >= prefetch:
             sent = await batches.held(run, request.group, sent)
         if len(sent) >= prefetch:
-            await batches.released(run, request.group, sent, LOOK_S)
+            await batches.released(run, request.group, sent, POLL_INTERVAL_S)
         else:
             try:
                 batch = await batches.lease(run, request)
@@ -127,4 +127,4 @@ async def _stream(
                 return
             if batch is not None:
                 sent.append(batch.lease)
-                yield Sse("batch", batch.model_dump_json(), batch.lease)
+                yield ServerSentEvent("batch", batch.model_dump_json(), batch.lease)

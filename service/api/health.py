@@ -10,7 +10,7 @@ from service.schemas import Health
 
 router = APIRouter(prefix="/health", tags=["health"])
 
-PATIENCE_S = 2.0
+REDIS_TIMEOUT_S = 2.0
 
 
 @router.get("/live", summary="The process answers")
@@ -26,7 +26,7 @@ async def live() -> dict[str, str]:
 async def ready(shared: Shared, response: Response) -> Health:
     """Workers are listed, and not asked for: without one, jobs are accepted and wait."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(REDIS_TIMEOUT_S):
             workers = await shared.broker.workers.all()
     except (*UNAVAILABLE, TimeoutError):
         response.status_code = 503

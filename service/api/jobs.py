@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from service.api.dependencies import Context, Shared, WaitS
+from service.api.dependencies import AppState, Shared, WaitS
 from service.api.problems import RESPONSES
-from service.api.sse import EventStream, Sse
+from service.api.sse import EventStream, ServerSentEvent
 from service.broker import Event
 from service.problems import Refusal, no_such_job, not_dead
 from service.schemas import Job, JobsPage, JobsState, Purged
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=RESPONSES)
 
-END = "end"
+END_EVENT_ID = "end"
 """The id of a job's last event."""
 
 
@@ -81,7 +81,7 @@ async def job_events(
 ) -> Response:
     """Server-sent events: `progress` as the worker reports it, `status` when it changes. The stream
     ends with the job. A reader that comes back with `Last-Event-ID` misses nothing."""
-    if last_event_id == END:
+    if last_event_id == END_EVENT_ID:
         return Response(status_code=204)
     after = last_event_id or "0-0"
     if not re.fullmatch(r"\d{1,16}-\d{1,16}", after):
@@ -96,11 +96,11 @@ async def job_events(
     return EventStream(_events(shared, job_id, after), shared.stopping)
 
 
-async def _events(shared: Context, job_id: str, after: str) -> AsyncIterator[Sse]:
+async def _events(shared: AppState, job_id: str, after: str) -> AsyncIterator[ServerSentEvent]:
     async for item in shared.broker.jobs.follow(job_id, after):
         if isinstance(item, Event):
             after = item.id
-            yield Sse("progress", item.data, item.id)
+            yield ServerSentEvent("progress", item.data, item.id)
         else:
             state = item.model_dump(mode="json", include={"status", "attempt", "error"})
-            yield Sse("status", state, END if item.status.ended else after)
+            yield ServerSentEvent("status", state, END_EVENT_ID if item.status.ended else after)

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from service.api.bodies import JsonRoute
+from service.api.bodies import StrictJsonRoute
 from service.api.dependencies import Shared
 from service.api.problems import RESPONSES
 from service.problems import no_such_run
 from service.schemas import Appended, PairRequest, PairsPage, Run, RunName, RunSettings
 
-router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute, responses=RESPONSES)
+router = APIRouter(prefix="/runs", tags=["runs"], route_class=StrictJsonRoute, responses=RESPONSES)
 
 
 @router.get("", summary="List runs")

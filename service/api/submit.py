@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Response
 
-from service.api.bodies import JsonRoute
-from service.api.dependencies import Context, Prefer, Shared, WaitS, wait_seconds
-from service.api.problems import RESPONSES, answer
-from service.problems import unsuccessful
+from service.api.bodies import StrictJsonRoute
+from service.api.dependencies import AppState, Prefer, Shared, WaitS, wait_seconds
+from service.api.problems import RESPONSES, problem_response
+from service.problems import job_problem
 from service.schemas import BdhsRequest, Job, JobKind, SampleRequest
 
-router = APIRouter(tags=["jobs"], route_class=JsonRoute)
+router = APIRouter(tags=["jobs"], route_class=StrictJsonRoute)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -21,14 +21,14 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-ACCEPTED: dict[int | str, dict[str, Any]] = {
+JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": Job, "description": "The job ended within the time the caller waits."},
     202: {"model": Job, "description": "Accepted; `Location` is where to look."},
     **RESPONSES,
 }
 
 
-@router.post("/sample", summary="Sample n responses", status_code=202, responses=ACCEPTED)
+@router.post("/sample", summary="Sample n responses", status_code=202, responses=JOB_RESPONSES)
 async def sample(
     body: SampleRequest,
     shared: Shared,
@@ -41,7 +41,7 @@ async def sample(
     return await _accept(shared, JobKind.sample, body, idempotency_key, seconds)
 
 
-@router.post("/bdhs", summary="Make a rejected response", status_code=202, responses=ACCEPTED)
+@router.post("/bdhs", summary="Make a rejected response", status_code=202, responses=JOB_RESPONSES)
 async def bdhs(
     body: BdhsRequest,
     shared: Shared,
@@ -56,7 +56,7 @@ async def bdhs(
 
 
 async def _accept(
-    shared: Context,
+    shared: AppState,
     kind: JobKind,
     body: SampleRequest | BdhsRequest,
     idempotency_key: str | None,
@@ -69,8 +69,8 @@ async def _accept(
     headers = {"Location": f"/jobs/{job.id}"}
     if seconds > 0:
         job = await shared.wait(job.id, seconds) or job
-        if problem := unsuccessful(job):
-            return answer(problem, headers)
+        if problem := job_problem(job):
+            return problem_response(problem, headers)
     done = seconds > 0 and job.status.ended
     return Response(
         job.model_dump_json(),

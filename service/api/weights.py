@@ -4,12 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.api.bodies import JsonRoute
+from service.api.bodies import StrictJsonRoute
 from service.api.dependencies import Shared
 from service.api.problems import RESPONSES
 from service.schemas import Weights, WeightVersion
 
-router = APIRouter(prefix="/weights", tags=["weights"], route_class=JsonRoute, responses=RESPONSES)
+router = APIRouter(
+    prefix="/weights", tags=["weights"], route_class=StrictJsonRoute, responses=RESPONSES
+)
 
 
 @router.post("", summary="Announce a version", status_code=201)
@@ -29,6 +31,6 @@ async def get_weights(
     wait_s: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0,
 ) -> Weights:
     if settled is not None and wait_s > 0:
-        waiting = shared.broker.weights.settled(settled, shared.bounded(wait_s))
-        await shared.unless_stopping(waiting)
+        waiting = shared.broker.weights.settled(settled, shared.clamp_wait(wait_s))
+        await shared.until_stopping(waiting)
     return await shared.broker.weights.state()

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from service.schemas import BdhsTrace, IterationTrace, Message, Pair, Span
 from service.web.patches import PatchMap, kept_patches, patch_map, svg_path
-from service.web.thumbnail import Picture, picture
+from service.web.thumbnail import Thumbnail, thumbnail
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ShownPair:
     trace: BdhsTrace | None
 
 
-class Piece(NamedTuple):
+class TextSegment(NamedTuple):
     """A stretch of text of one origin."""
 
     text: str
@@ -37,12 +37,12 @@ class _Card:
 
     number: int
     pair: Pair
-    picture: Picture | None
+    thumbnail: Thumbnail | None
     patches: PatchMap | None
     """None where it is not known what was hidden."""
-    sight: str | None
+    visibility: str | None
     chosen: str
-    rejected: list[Piece]
+    rejected: list[TextSegment]
     facts: list[tuple[str, str]]
     trace: BdhsTrace | None
     metadata: str | None
@@ -58,26 +58,29 @@ def render_pairs(
         total=len(pairs),
         cards=(_card(number, shown) for number, shown in enumerate(pairs, start=1)),
         csp_hash=_csp_hash,
-        says_more=says_more,
-        sight=sight,
+        has_unlisted_text=has_unlisted_text,
+        visibility=visibility,
         svg_path=svg_path,
     )
 
 
-def pieces(text: str, spans: Iterable[Span]) -> list[Piece]:
+def text_segments(text: str, spans: Iterable[Span]) -> list[TextSegment]:
     """`text` cut where the model's words begin and end. What spans claim twice is cut once."""
-    result: list[Piece] = []
+    result: list[TextSegment] = []
     at = 0
     for span in sorted(spans, key=lambda span: span.start):
         start, end = max(at, span.start), min(span.end, len(text))
         if start < end:
-            result += [Piece(text[at:start], by_model=False), Piece(text[start:end], by_model=True)]
+            result += [
+                TextSegment(text[at:start], by_model=False),
+                TextSegment(text[start:end], by_model=True),
+            ]
             at = end
-    result.append(Piece(text[at:], by_model=False))
-    return [piece for piece in result if piece.text]
+    result.append(TextSegment(text[at:], by_model=False))
+    return [segment for segment in result if segment.text]
 
 
-def sight(trace: BdhsTrace, iteration: IterationTrace) -> str:
+def visibility(trace: BdhsTrace, iteration: IterationTrace) -> str:
     """In words, how much of the image the model could see in an iteration."""
     kept, total = len(iteration.kept), trace.image_tokens
     views = trace.image_views
@@ -92,7 +95,7 @@ def sight(trace: BdhsTrace, iteration: IterationTrace) -> str:
     return words + (f"; noise, {iteration.noise_steps:,} steps" if iteration.noise_steps else "")
 
 
-def says_more(iteration: IterationTrace) -> bool:
+def has_unlisted_text(iteration: IterationTrace) -> bool:
     """Whether the text is more than its sentences one after the other, white space aside."""
     sentences = "".join(sentence.prefix + sentence.completion for sentence in iteration.sentences)
     return "".join(sentences.split()) != "".join(iteration.text.split())
@@ -107,11 +110,11 @@ def _card(number: int, shown: ShownPair) -> _Card:
     return _Card(
         number=number,
         pair=pair,
-        picture=picture(shown.image) if shown.image else None,
+        thumbnail=thumbnail(shown.image) if shown.image else None,
         patches=patches,
-        sight=sight(trace, last) if trace and last else None,
+        visibility=visibility(trace, last) if trace and last else None,
         chosen=_text(pair.chosen),
-        rejected=pieces(_text(pair.rejected), pair.rejected_spans),
+        rejected=text_segments(_text(pair.rejected), pair.rejected_spans),
         facts=list(_facts(pair, last)),
         trace=trace if last else None,
         metadata=json.dumps(pair.metadata, ensure_ascii=False, indent=2) if pair.metadata else None,

@@ -25,7 +25,7 @@ from service.schemas import (
     user_turn,
 )
 from service.web import ShownPair, render_pairs
-from service.web.page import Piece, pieces, says_more
+from service.web.page import TextSegment, has_unlisted_text, text_segments
 
 VOID = {"meta", "link", "img", "input"}
 VIEWS = [
@@ -345,7 +345,7 @@ def test_a_pair_that_is_not_of_bdhs() -> None:
 @pytest.mark.parametrize("trace", [None, a_trace()])
 def test_a_bdhs_pair_without_a_trace_says_so(trace: BdhsTrace | None) -> None:
     article = card(ShownPair(a_pair(), PNG, trace))
-    assert article.one("span", "sight").text == "No trace: what the model saw is not recorded"
+    assert article.one("span", "visibility").text == "No trace: what the model saw is not recorded"
     assert not article.all("svg")
     assert not article.all("details")
 
@@ -368,8 +368,8 @@ def test_a_missing_image_leaves_a_word(pair: Pair, image: bytes, words: str) -> 
 # --- what the model saw -------------------------------------------------------------------------
 
 
-def veil(article: Element) -> str | None:
-    paths = article.all("path", "veil")
+def hidden_path(article: Element) -> str | None:
+    paths = article.all("path", "hidden-patches")
     return paths[0].attributes["d"] if paths else None
 
 
@@ -379,46 +379,46 @@ def test_the_last_iterations_hidden_patches_are_greyed() -> None:
     assert outer.attributes["viewbox"] == "0 0 56 56"
     assert inner.attributes["viewbox"] == "0 0 4 4"
     assert inner.attributes["preserveaspectratio"] == "none"
-    assert veil(article) == "M0 1h4v2h-4zM0 3h3v1h-3z"
-    assert article.one("path", "seen").attributes["d"] == "M0 0h4v1h-4zM3 3h1v1h-1z"
-    assert article.one("span", "sight").text == "6 of 36 image tokens kept"
+    assert hidden_path(article) == "M0 1h4v2h-4zM0 3h3v1h-3z"
+    assert article.one("path", "visible-patches").attributes["d"] == "M0 0h4v1h-4zM3 3h1v1h-1z"
+    assert article.one("span", "visibility").text == "6 of 36 image tokens kept"
     assert article.one("img").attributes["alt"] == "Image of pair 1, 6 of 36 image tokens kept"
     assert article.one("label").text == "Plain image"
 
 
 def test_an_empty_mask_greys_everything() -> None:
     article = card(traced([]))
-    assert veil(article) == "M0 0h4v4h-4z"
-    assert article.one("span", "sight").text == "nothing visible: 0 of 36 image tokens kept"
+    assert hidden_path(article) == "M0 0h4v4h-4z"
+    assert article.one("span", "visibility").text == "nothing visible: 0 of 36 image tokens kept"
 
 
 def test_a_full_mask_greys_nothing_and_needs_no_toggle() -> None:
     article = card(traced(range(36)))
-    assert veil(article) is None
+    assert hidden_path(article) is None
     assert not article.all("label")
-    assert article.one("span", "sight").text == "all 36 image tokens kept"
+    assert article.one("span", "visibility").text == "all 36 image tokens kept"
 
 
 def test_a_mask_of_newlines_shows_nothing() -> None:
     article = card(traced([20, 25]))
-    assert veil(article) == "M0 0h4v4h-4z"
+    assert hidden_path(article) == "M0 0h4v4h-4z"
     words = "nothing visible: 2 of 36 image tokens kept, none of them a patch"
-    assert article.one("span", "sight").text == words
+    assert article.one("span", "visibility").text == words
 
 
 def test_without_grids_only_an_empty_mask_can_be_drawn() -> None:
     def without_views(kept: Sequence[int]) -> Element:
         return card(ShownPair(a_pair(), PNG, a_trace(iteration(kept), views=[])))
 
-    assert veil(without_views([])) == "M0 0h1v1h-1z"
-    assert veil(without_views([5])) is None
-    assert without_views([5]).one("span", "sight").text == "1 of 36 image tokens kept"
+    assert hidden_path(without_views([])) == "M0 0h1v1h-1z"
+    assert hidden_path(without_views([5])) is None
+    assert without_views([5]).one("span", "visibility").text == "1 of 36 image tokens kept"
 
 
 def test_noise_is_named() -> None:
     trace = a_trace(iteration(range(36), noise_steps=500))
     article = card(ShownPair(a_pair(method="bdhs-noise"), PNG, trace))
-    assert article.one("span", "sight").text == "all 36 image tokens kept; noise, 500 steps"
+    assert article.one("span", "visibility").text == "all 36 image tokens kept; noise, 500 steps"
 
 
 # --- iterations ---------------------------------------------------------------------------------
@@ -449,8 +449,8 @@ def test_every_iteration_is_shown_with_its_sentences() -> None:
 def test_an_iterations_text_is_repeated_only_where_its_sentences_differ() -> None:
     same = iteration([], text="No, a blue one.\n\nIt is on top.")
     other = iteration([], text="Something else.")
-    assert not says_more(same)
-    assert says_more(other)
+    assert not has_unlisted_text(same)
+    assert has_unlisted_text(other)
     details = card(ShownPair(a_pair(), PNG, a_trace(same, other))).one("details")
     assert [p.text for p in details.all("p", "text")][-1] == "Something else."
     assert len(details.all("p", "text")) == 5
@@ -513,27 +513,29 @@ def test_hostile_strings_stay_text_in_every_field() -> None:
     assert json.loads(article.one("pre").text) == {HOSTILE: HOSTILE}
 
 
-# --- pieces -------------------------------------------------------------------------------------
+# --- text segments ---
 
 
 @pytest.mark.parametrize(
     ("spans", "expected"),
     [
-        ([], [Piece("abcdef", by_model=False)]),
-        ([(0, 6)], [Piece("abcdef", by_model=True)]),
-        ([(2, 2)], [Piece("abcdef", by_model=False)]),
+        ([], [TextSegment("abcdef", by_model=False)]),
+        ([(0, 6)], [TextSegment("abcdef", by_model=True)]),
+        ([(2, 2)], [TextSegment("abcdef", by_model=False)]),
         (
             [(4, 99), (1, 2)],
             [
-                Piece("a", by_model=False),
-                Piece("b", by_model=True),
-                Piece("cd", by_model=False),
-                Piece("ef", by_model=True),
+                TextSegment("a", by_model=False),
+                TextSegment("b", by_model=True),
+                TextSegment("cd", by_model=False),
+                TextSegment("ef", by_model=True),
             ],
         ),
-        ([(0, 4), (2, 6)], [Piece("abcd", by_model=True), Piece("ef", by_model=True)]),
-        ([(7, 9)], [Piece("abcdef", by_model=False)]),
+        ([(0, 4), (2, 6)], [TextSegment("abcd", by_model=True), TextSegment("ef", by_model=True)]),
+        ([(7, 9)], [TextSegment("abcdef", by_model=False)]),
     ],
 )
-def test_text_is_cut_at_the_spans(spans: list[tuple[int, int]], expected: list[Piece]) -> None:
-    assert pieces("abcdef", [Span(start=start, end=end) for start, end in spans]) == expected
+def test_text_is_cut_at_the_spans(
+    spans: list[tuple[int, int]], expected: list[TextSegment]
+) -> None:
+    assert text_segments("abcdef", [Span(start=start, end=end) for start, end in spans]) == expected
