@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from service.schemas import BdhsTrace, IterationTrace, Message, Pair, Span
+from service.schemas import BdhsTrace, IterationTrace, Message, Pair
 from service.web.patches import PatchMap, kept_patches, patch_map, svg_path
+from service.web.text_segments import TextSegment, text_segments
 from service.web.thumbnail import Thumbnail, thumbnail
 
 
@@ -22,13 +22,6 @@ class ShownPair:
     image: bytes
     """The encoded image; empty where the prompt has none."""
     trace: BdhsTrace | None
-
-
-class TextSegment(NamedTuple):
-    """A stretch of text of one origin."""
-
-    text: str
-    by_model: bool
 
 
 @dataclass(frozen=True)
@@ -62,22 +55,6 @@ def render_pairs(
         visibility=visibility,
         svg_path=svg_path,
     )
-
-
-def text_segments(text: str, spans: Iterable[Span]) -> list[TextSegment]:
-    """`text` cut where the model's words begin and end. What spans claim twice is cut once."""
-    result: list[TextSegment] = []
-    at = 0
-    for span in sorted(spans, key=lambda span: span.start):
-        start, end = max(at, span.start), min(span.end, len(text))
-        if start < end:
-            result += [
-                TextSegment(text[at:start], by_model=False),
-                TextSegment(text[start:end], by_model=True),
-            ]
-            at = end
-    result.append(TextSegment(text[at:], by_model=False))
-    return [segment for segment in result if segment.text]
 
 
 def visibility(trace: BdhsTrace, iteration: IterationTrace) -> str:
