@@ -48,10 +48,10 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     async with Broker.connect(settings) as broker:
-        app.state.context = AppState(settings, broker, Intake(broker, settings))
+        app.state.shared = AppState(settings, broker, Intake(broker, settings))
         sweeper = asyncio.create_task(_sweep(broker), name="sweeper")
         yield
-        app.state.context.stopping.set()
+        app.state.shared.stopping.set()
         sweeper.cancel()
 
 

@@ -53,7 +53,7 @@ class AppState:
 
 
 async def _app_state(request: Request) -> AppState:  # `def` would be run in a thread
-    return request.app.state.context
+    return request.app.state.shared
 
 
 Shared = Annotated[AppState, Depends(_app_state)]

@@ -42,6 +42,6 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def end_long_responses(self) -> None:
-        context = getattr(self._app.state, "context", None)
-        if context is not None:
-            context.stop()
+        shared = getattr(self._app.state, "shared", None)
+        if shared is not None:
+            shared.stop()
