@@ -1,26 +1,13 @@
 """The API key."""
 
-from datetime import UTC, datetime
-
 import httpx
 import pytest
 
-from service.schemas import WorkerInfo
 from service.settings import Settings
 from tests.servers import Server
 from tests.service.http import served
 
 pytestmark = pytest.mark.asyncio
-
-INFO = WorkerInfo(
-    id="w1",
-    model="toy",
-    weight_version=0,
-    slots=4,
-    running=0,
-    engine_ready=True,
-    heartbeat_at=datetime(2026, 1, 1, tzinfo=UTC),
-)
 
 
 async def test_the_api_key_guards_all_but_health(server: Server) -> None:

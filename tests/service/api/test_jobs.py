@@ -2,27 +2,15 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from service.broker import Broker
-from service.schemas import WorkerInfo
 from tests.service.http import sse_events
 from tests.service.samples import claim_one, enqueue, sample_result
 
 pytestmark = pytest.mark.asyncio
-
-INFO = WorkerInfo(
-    id="w1",
-    model="toy",
-    weight_version=0,
-    slots=4,
-    running=0,
-    engine_ready=True,
-    heartbeat_at=datetime(2026, 1, 1, tzinfo=UTC),
-)
 
 
 async def test_a_job_is_polled_and_cancelled(http: httpx.AsyncClient, worker: Broker) -> None:

@@ -1,23 +1,9 @@
 """Errors as problem details."""
 
-from datetime import UTC, datetime
-
 import httpx
 import pytest
 
-from service.schemas import WorkerInfo
-
 pytestmark = pytest.mark.asyncio
-
-INFO = WorkerInfo(
-    id="w1",
-    model="toy",
-    weight_version=0,
-    slots=4,
-    running=0,
-    engine_ready=True,
-    heartbeat_at=datetime(2026, 1, 1, tzinfo=UTC),
-)
 
 
 @pytest.mark.parametrize(
