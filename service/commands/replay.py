@@ -37,7 +37,7 @@ def replay(
     with connect(url) as client:
         pair, trace = _find(client, pair_id, run)
         try:
-            request = again(pair, trace)
+            request = replay_request(pair, trace)
         except (ValueError, ValidationError) as error:
             fail(f"Pair {pair_id} cannot be made again: {error}")
         job = client.wait(client.bdhs(request).id)
@@ -60,7 +60,7 @@ def replay(
     raise typer.Exit(1)
 
 
-def again(pair: Pair, trace: BdhsTrace | None) -> BdhsRequest:
+def replay_request(pair: Pair, trace: BdhsTrace | None) -> BdhsRequest:
     """The request that makes the pair again.
 
     Raises: ValueError, with the reason why there is none.
