@@ -13,7 +13,7 @@ WORKDIR /opt/src
 
 # Dependencies first, at the lock's versions, without the code: a change of code leaves them cached.
 COPY pyproject.toml requirements.lock ./
-RUN touch README.md \
+RUN touch README.md LICENSE \
     && pip install --constraint requirements.lock setuptools wheel '.[tracing]'
 COPY . .
 RUN pip install --no-deps --no-build-isolation --force-reinstall .

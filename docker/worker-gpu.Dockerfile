@@ -11,7 +11,7 @@ WORKDIR /opt/src
 
 # Nothing that the image brings is moved: its versions are the constraints.
 COPY pyproject.toml ./
-RUN touch README.md \
+RUN touch README.md LICENSE \
     && python3 -m pip freeze --exclude-editable > brought.txt \
     && grep -E '^[A-Za-z0-9._-]+==' brought.txt > constraints.txt \
     && python3 -m pip install --constraint constraints.txt '.[worker,trainer,tracing]'

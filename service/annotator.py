@@ -21,7 +21,7 @@ class CannotJudge(Exception):
     """The case lacks what this annotator needs: asking again would end the same way."""
 
 
-class AnnotatorAway(Exception):
+class AnnotatorUnavailable(Exception):
     """The annotator cannot be reached now; later it may."""
 
 
@@ -38,7 +38,7 @@ class Case:
 
     conversation: Sequence[Message]
     images: Sequence[bytes]
-    """As stored: PNG, JPEG or WEBP. `service.images.decode` makes pictures of them."""
+    """As stored: PNG, JPEG or WEBP. `service.images.decode_rgb` makes pictures of them."""
     first: str
     second: str
     metadata: Mapping[str, JsonValue]

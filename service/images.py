@@ -5,7 +5,7 @@ from io import BytesIO
 from PIL import Image, ImageOps
 
 
-def decode(content: bytes) -> Image.Image:
+def decode_rgb(content: bytes) -> Image.Image:
     """The image in RGB, turned as its camera says."""
     with Image.open(BytesIO(content)) as image:
         return ImageOps.exif_transpose(image).convert("RGB")

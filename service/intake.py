@@ -20,12 +20,12 @@ DATA_URI = re.compile(r"data:[^,]{0,256};base64,")
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
-Place = tuple[str | int, ...]
+ErrorLocation = tuple[str | int, ...]
 R = TypeVar("R", bound=Prompted)
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedImage:
     """Bytes that decode to one still image within the bounds."""
 
     content: bytes
@@ -84,14 +84,14 @@ class Intake:
                 loc=("body",),
             )
 
-    async def _reference(self, image: str, place: Place) -> str:
+    async def _reference(self, image: str, loc: ErrorLocation) -> str:
         if image.startswith("sha256:"):
             if not HASH.fullmatch(image):
                 raise Refusal(
                     422,
                     "invalid_image",
                     "An image's hash is `sha256:` and 64 lower-case hexadecimal digits.",
-                    loc=place,
+                    loc=loc,
                 )
             return image
         if URL.match(image):
@@ -100,23 +100,23 @@ class Intake:
                 "image_url_refused",
                 "Image URLs are never fetched. Send the bytes as a data URI or base64, or store "
                 "them with POST /images and name them by their hash.",
-                loc=place,
+                loc=loc,
             )
-        checked = await to_thread.run_sync(self._decode, image, place, limiter=self._limiter)
+        checked = await to_thread.run_sync(self._decode, image, loc, limiter=self._limiter)
         return await self._broker.images.put(checked.content)
 
-    def _decode(self, image: str, place: Place) -> Checked:
+    def _decode(self, image: str, loc: ErrorLocation) -> CheckedImage:
         uri = DATA_URI.match(image)
         if uri is None and image.startswith("data:"):
             raise Refusal(
                 422,
                 "invalid_image",
                 "A data URI must be `data:<type>;base64,<data>`.",
-                loc=place,
+                loc=loc,
             )
         encoded = image[uri.end() :] if uri else image
         if len(encoded) * 3 // 4 > self._settings.max_image_bytes + 2:
-            raise self._too_large(len(encoded) * 3 // 4, place)
+            raise self._too_large(len(encoded) * 3 // 4, loc)
         try:
             content = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -124,13 +124,13 @@ class Intake:
                 422,
                 "invalid_image",
                 f"Neither a data URI, nor base64, nor `sha256:…`: {error}.",
-                loc=place,
+                loc=loc,
             ) from None
-        return self._check(content, place)
+        return self._check(content, loc)
 
-    def _check(self, content: bytes, place: Place) -> Checked:
+    def _check(self, content: bytes, loc: ErrorLocation) -> CheckedImage:
         if len(content) > self._settings.max_image_bytes:
-            raise self._too_large(len(content), place)
+            raise self._too_large(len(content), loc)
         try:
             with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
                 image_format, (width, height) = FORMATS[str(image.format)], image.size
@@ -138,13 +138,13 @@ class Intake:
                 if width * height <= self._settings.max_image_pixels and frames == 1:
                     image.load()
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise Refusal(422, "image_too_large", f"{error}", loc=place) from None
+            raise Refusal(422, "image_too_large", f"{error}", loc=loc) from None
         except Image.UnidentifiedImageError:
             raise Refusal(
                 422,
                 "invalid_image",
                 f"These {len(content)} bytes are no PNG, JPEG or WEBP image.",
-                loc=place,
+                loc=loc,
             ) from None
         except Exception as error:
             # Whatever Pillow raises here, and it raises many things, is about these bytes.
@@ -153,7 +153,7 @@ class Intake:
                 "invalid_image",
                 f"These {len(content)} bytes do not decode as a PNG, JPEG or WEBP image: "
                 f"{str(error) or type(error).__name__}.",
-                loc=place,
+                loc=loc,
             ) from None
         if width * height > self._settings.max_image_pixels:
             raise Refusal(
@@ -161,22 +161,22 @@ class Intake:
                 "image_too_large",
                 f"The image has {width}×{height} = {width * height} pixels; at most "
                 f"{self._settings.max_image_pixels} are taken (PREFSTREAM_MAX_IMAGE_PIXELS).",
-                loc=place,
+                loc=loc,
             )
         if frames != 1:
             raise Refusal(
                 422,
                 "invalid_image",
                 f"The image is animated ({frames} frames). Send one still image.",
-                loc=place,
+                loc=loc,
             )
-        return Checked(content, image_format, width, height)
+        return CheckedImage(content, image_format, width, height)
 
-    def _too_large(self, size: int, place: Place) -> Refusal:
+    def _too_large(self, size: int, loc: ErrorLocation) -> Refusal:
         return Refusal(
             422,
             "image_too_large",
             f"The image has {size} bytes; at most {self._settings.max_image_bytes} are taken "
             "(PREFSTREAM_MAX_IMAGE_BYTES).",
-            loc=place,
+            loc=loc,
         )

@@ -12,11 +12,11 @@ from structlog.typing import Processor
 
 from service import tracing
 
-SHARED: list[Processor] = [
+SHARED_PROCESSORS: list[Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
-    tracing.name_trace,
+    tracing.add_trace_ids,
 ]
 
 
@@ -24,7 +24,8 @@ def configure() -> None:
     """Called once, by a command; libraries and tests are left alone. What other libraries log goes
     the same way, from warnings on."""
     structlog.configure(
-        processors=[*SHARED, *_rendering()], logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+        processors=[*SHARED_PROCESSORS, *_rendering()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter())
@@ -35,16 +36,16 @@ def configure() -> None:
 def formatter() -> logging.Formatter:
     """For what is logged through the standard library, in processes of other people's too."""
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*SHARED, structlog.stdlib.add_logger_name],
+        foreign_pre_chain=[*SHARED_PROCESSORS, structlog.stdlib.add_logger_name],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_rendering()],
     )
 
 
-def for_people() -> bool:
+def is_interactive() -> bool:
     return sys.stderr.isatty()
 
 
 def _rendering() -> list[Processor]:
-    if for_people():
+    if is_interactive():
         return [structlog.dev.ConsoleRenderer()]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -3,7 +3,7 @@
 import importlib.metadata
 
 
-def locate(model: str) -> str:
+def resolve_model(model: str) -> str:
     """A model's folder or hub name. Other names than the packages' own are returned as they are.
 
     A package names a model by an entry point of the group `prefstream.models`: its folder.

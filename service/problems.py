@@ -89,7 +89,7 @@ def no_such_run(run: str) -> Refusal:
     )
 
 
-def unsuccessful(job: Job) -> Problem | None:
+def job_problem(job: Job) -> Problem | None:
     """The problem that a caller gets who waited for this job; None if it succeeded or still runs.
 
     422: the model cannot do what was asked. 504: the deadline passed. 500: every attempt failed.

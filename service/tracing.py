@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from opentelemetry.sdk.trace import TracerProvider
 
-UNTRACED = r"health/,metrics"
+EXCLUDED_URLS = r"health/,metrics"
 """Routes that are asked every few seconds by nobody in particular."""
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ def configure(name: str) -> None:
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")  # for vLLM
     provider = TracerProvider(resource=Resource.create())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint())))
-    use(provider)  # it sends what is left when the process exits
+    set_provider(provider)  # it sends what is left when the process exits
 
 
 def endpoint() -> str | None:
@@ -55,7 +55,7 @@ def endpoint() -> str | None:
     return f"{base.rstrip('/')}/v1/traces" if base else None
 
 
-def use(provider: "TracerProvider | None") -> None:
+def set_provider(provider: "TracerProvider | None") -> None:
     """From now on, spans go there; None: nowhere."""
     global _provider
     _provider = provider
@@ -70,7 +70,7 @@ def instrument(app: "FastAPI") -> None:
     FastAPIInstrumentor.instrument_app(
         app,
         tracer_provider=_provider,
-        excluded_urls=UNTRACED,
+        excluded_urls=EXCLUDED_URLS,
         exclude_spans=["send", "receive"],
     )
 
@@ -107,7 +107,7 @@ def span(name: str, parent: str = "", **attributes: str | int) -> Generator[None
         yield
 
 
-def name_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def add_trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """For structlog: tells which trace a line belongs to."""
     if parent := traceparent():
         _, event["trace_id"], event["span_id"], _ = parent.split("-")

@@ -27,10 +27,10 @@ Done = TypeVar("Done")
 
 MANIFEST = "manifest.json"
 
-CHUNK = 2**22
+CHUNK_BYTES = 2**22
 """Bytes that are read, hashed and written at once."""
 
-AT_ONCE = 4
+PARALLEL_FILES = 4
 """Files that are checked side by side: one alone keeps a core busy with its sum."""
 
 
@@ -73,7 +73,7 @@ class WeightStore:
         self._fs.makedirs(aside)
         try:
             put = partial(self._put, aside=aside, move=move)
-            files = dict(_side_by_side(put, sorted(paths)))
+            files = dict(_in_parallel(put, sorted(paths)))
             manifest = WeightManifest(
                 version=version,
                 kind=kind,
@@ -139,7 +139,7 @@ def fetch(version: WeightVersion, into: Path) -> WeightManifest:
     try:
         manifest = _manifest(fs, root, version)
         get = partial(_get, fs, root, aside)
-        for _ in _side_by_side(get, manifest.files.items()):
+        for _ in _in_parallel(get, manifest.files.items()):
             pass
         aside.rename(into)
     finally:
@@ -204,8 +204,8 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     return fs, root.rstrip("/")
 
 
-def _side_by_side(do: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+def _in_parallel(do: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
+    with ThreadPoolExecutor(PARALLEL_FILES) as threads:
         return list(threads.map(do, items))
 
 
@@ -214,7 +214,7 @@ def _copy(source: IO[bytes], sink: IO[bytes]) -> WeightFile:
     digest, size = hashlib.sha256(), 0
     with ThreadPoolExecutor(1) as writer:
         written = writer.submit(lambda: 0)
-        while chunk := source.read(CHUNK):
+        while chunk := source.read(CHUNK_BYTES):
             written.result()
             written = writer.submit(sink.write, chunk)
             digest.update(chunk)

@@ -97,7 +97,7 @@ def exported() -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.use(provider)
+    tracing.set_provider(provider)
     yield exporter
-    tracing.use(None)
+    tracing.set_provider(None)
     provider.shutdown()

@@ -21,7 +21,12 @@ from rich.table import Table
 from service import logs
 from service.client import AsyncClient, image_data
 from service.commands.console import fail, progress_bars
-from service.commands.local_stack import TOY_TRAINING, House, HouseFell, free_port
+from service.commands.local_stack import (
+    TOY_TRAINER_SETTINGS,
+    LocalStack,
+    LocalStackError,
+    free_port,
+)
 from service.schemas import BdhsRequest, BdhsResult, RunSettings
 from service.web.page import ShownPair, render_pairs
 from trainer.evaluation.heldout import HeldOut, measure
@@ -32,8 +37,8 @@ RUN = "demo"
 RHOS = (0.9, 0.99)
 """The toy sees 36 image tokens: 0.9 leaves some in most draws; the paper's 0.99 mostly none."""
 
-BATCH = int(TOY_TRAINING["BATCH_SIZE"])
-PUBLISH_EVERY = int(TOY_TRAINING["PUBLISH_EVERY"])
+BATCH = int(TOY_TRAINER_SETTINGS["BATCH_SIZE"])
+PUBLISH_EVERY = int(TOY_TRAINER_SETTINGS["PUBLISH_EVERY"])
 
 WINDOW = 3 * BATCH
 """Pairs that may be made ahead of the trainer, so that later ones come from newer weights."""
@@ -58,7 +63,7 @@ def demo(
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
     steps = pairs // BATCH
-    house = House(
+    stack = LocalStack(
         model="toy",
         embedder="embedded",
         host="127.0.0.1",
@@ -67,9 +72,9 @@ def demo(
         train=["--run", RUN, "--steps", str(steps)],
     )
     try:
-        with house:
-            house.run(_run(house.url, out, steps, images))
-    except (HouseFell, TimeoutError) as error:
+        with stack:
+            stack.run(_run(stack.url, out, steps, images))
+    except (LocalStackError, TimeoutError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("Interrupted.")

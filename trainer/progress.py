@@ -11,7 +11,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from service.logs import for_people
+from service.logs import is_interactive
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ SHOWN = {
 
 
 def progress() -> TrainerCallback:
-    return Bar() if for_people() else Lines()
+    return Bar() if is_interactive() else Lines()
 
 
 class Bar(ProgressCallback):

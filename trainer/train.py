@@ -186,7 +186,7 @@ def build_trainer(
     With an adapter, the reference is the policy under a disabled one. For full weights it is a
     frozen copy of the policy's start; the policy itself comes from `resumed`, a checkpoint, if any.
     """
-    name = model_names.locate(settings.model)
+    name = model_names.resolve_model(settings.model)
     on_gpu = torch.cuda.is_available()
     half = weights_dtype(settings) == torch.bfloat16
     what: dict[str, Any]

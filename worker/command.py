@@ -36,7 +36,7 @@ def work(
         fail(f"Bad worker settings: {error}")
     logs.configure()
     tracing.configure("prefstream-worker")
-    if logs.for_people() or "VLLM_LOGGING_LEVEL" in os.environ:
+    if logs.is_interactive() or "VLLM_LOGGING_LEVEL" in os.environ:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     else:  # its processes log like this one
         os.environ.setdefault(

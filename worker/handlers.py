@@ -70,7 +70,7 @@ class Handlers:
 
         Raises:
             JobFailed: it would fail again.
-            EngineDied, AnnotatorAway: it may be run again.
+            EngineDied, AnnotatorUnavailable: it may be run again.
         """
         try:
             pictures = await asyncio.gather(*map(self._picture, claim.request.images))

@@ -18,7 +18,7 @@ from typing import TypeVar
 import structlog
 
 from service import tracing
-from service.annotator import AnnotatorAway
+from service.annotator import AnnotatorUnavailable
 from service.broker import UNAVAILABLE, Broker, Claim, ring_within
 from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
@@ -279,7 +279,7 @@ class Worker:
             again = any(error.code == ENGINE_DIED for error in claim.history)
             error = JobError(code=ENGINE_DIED, message=str(died))
             await self._reach(lambda: self._broker.jobs.retry(claim, error, give_up=again))
-        except AnnotatorAway as away:
+        except AnnotatorUnavailable as away:
             error = JobError(code="annotator_unavailable", message=str(away))
             log.warning("annotator is away", reason=error.message)
             await self._reach(lambda: self._broker.jobs.retry(claim, error))

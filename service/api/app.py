@@ -10,16 +10,16 @@ from fastapi import FastAPI
 
 from service import tracing
 from service.api import batches, health, images, jobs, metrics, problems, runs, submit, weights
-from service.api.auth import ApiKey
-from service.api.bodies import BodyLimit
-from service.api.dependencies import Context
+from service.api.auth import ApiKeyMiddleware
+from service.api.bodies import BodyLimitMiddleware
+from service.api.dependencies import AppState
 from service.broker import UNAVAILABLE, Broker
 from service.intake import Intake
 from service.settings import Settings
 
 log = structlog.get_logger()
 
-SWEEP_EVERY_S = 1.0
+SWEEP_INTERVAL_S = 1.0
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -32,14 +32,14 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.settings = settings
-    app.state.meters = metrics.Meters()
+    app.state.http_metrics = metrics.HttpMetrics()
     for noun in (submit, jobs, runs, batches, images, weights, health, metrics):
         app.include_router(noun.router)
-    problems.install(app)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    problems.add_handlers(app)
+    app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes)
     if settings.api_key is not None:
-        app.add_middleware(ApiKey, key=settings.api_key.get_secret_value())
-    app.add_middleware(metrics.Timing, meters=app.state.meters)
+        app.add_middleware(ApiKeyMiddleware, key=settings.api_key.get_secret_value())
+    app.add_middleware(metrics.LatencyMiddleware, http_metrics=app.state.http_metrics)
     tracing.instrument(app)
     return app
 
@@ -48,10 +48,10 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     async with Broker.connect(settings) as broker:
-        app.state.context = Context(settings, broker, Intake(broker, settings))
+        app.state.app_state = AppState(settings, broker, Intake(broker, settings))
         sweeper = asyncio.create_task(_sweep(broker), name="sweeper")
         yield
-        app.state.context.stopping.set()
+        app.state.app_state.stopping.set()
         sweeper.cancel()
 
 
@@ -64,4 +64,4 @@ async def _sweep(broker: Broker) -> None:
             await broker.images.sweep()
         except UNAVAILABLE as error:
             log.warning("sweep failed", error=repr(error))
-        await asyncio.sleep(SWEEP_EVERY_S)
+        await asyncio.sleep(SWEEP_INTERVAL_S)

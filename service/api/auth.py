@@ -4,14 +4,14 @@ import hmac
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import answer
+from service.api.problems import problem_response
 from service.problems import problem
 
-OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+PUBLIC_PATHS = frozenset({"/health/live", "/health/ready"})
 """Orchestrators probe these without a key."""
 
 
-class ApiKey:
+class ApiKeyMiddleware:
     """Lets through only who sends `Authorization: Bearer <key>`."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
@@ -19,8 +19,12 @@ class ApiKey:
         self._expected = f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._knows(scope):
-            refusal = answer(
+        if (
+            scope["type"] == "http"
+            and scope["path"] not in PUBLIC_PATHS
+            and not self._is_authorized(scope)
+        ):
+            refusal = problem_response(
                 problem(
                     401,
                     "unauthorized",
@@ -32,6 +36,6 @@ class ApiKey:
             return
         await self._app(scope, receive, send)
 
-    def _knows(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         sent = [value for name, value in scope["headers"] if name == b"authorization"]
         return len(sent) == 1 and hmac.compare_digest(sent[0], self._expected)

@@ -4,24 +4,19 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import Field
 
-from service.api.bodies import JsonRoute
-from service.api.dependencies import Context, Shared
+from service.api.bodies import StrictJsonRoute
+from service.api.dependencies import AppState, AppStateDep
 from service.api.problems import RESPONSES
-from service.api.sse import EventStream, Sse
+from service.api.sse import EventStream, ServerSentEvent
 from service.broker.store import moment
 from service.problems import Refusal, no_such_run
-from service.schemas import Batch, GroupName, LeaseRequest, LeaseState, Model, RunName
+from service.schemas import Batch, GroupName, LeaseRenewal, LeaseRequest, LeaseState, RunName
 
-router = APIRouter(prefix="/runs/{run}", tags=["batches"], route_class=JsonRoute)
+router = APIRouter(prefix="/runs/{run}", tags=["batches"], route_class=StrictJsonRoute)
 
-LOOK_S = 10.0
+POLL_INTERVAL_S = 10.0
 """How often a stream looks whether it may lease again, if nothing rings."""
-
-
-class Renewal(Model):
-    lease_s: float | None = Field(default=None, gt=0, le=24 * 3600)
 
 
 @router.post(
@@ -30,11 +25,11 @@ class Renewal(Model):
     response_model=Batch,
     responses={204: {"description": "There are not enough pairs yet."}, **RESPONSES},
 )
-async def lease(run: RunName, body: LeaseRequest, shared: Shared) -> Response:
+async def lease(run: RunName, body: LeaseRequest, app_state: AppStateDep) -> Response:
     """The oldest pairs that the group has not taken yet; what was handed back comes first."""
-    request = body.model_copy(update={"wait_s": shared.bounded(body.wait_s)})
+    request = body.model_copy(update={"wait_s": app_state.clamp_wait(body.wait_s)})
     try:
-        batch = await shared.unless_stopping(shared.broker.batches.lease(run, request))
+        batch = await app_state.until_stopping(app_state.broker.batches.lease(run, request))
     except KeyError:
         raise no_such_run(run) from None
     if batch is None:
@@ -45,33 +40,33 @@ async def lease(run: RunName, body: LeaseRequest, shared: Shared) -> Response:
 @router.post(
     "/leases/{lease}/ack", summary="Acknowledge a batch", status_code=204, responses=RESPONSES
 )
-async def ack(run: RunName, lease: str, shared: Shared) -> None:
+async def ack(run: RunName, lease: str, app_state: AppStateDep) -> None:
     """What its pairs taught is safe, in a checkpoint: they will not be delivered again."""
-    await shared.broker.batches.ack(run, lease)
+    await app_state.broker.batches.ack(run, lease)
 
 
 @router.post(
     "/leases/{lease}/nack", summary="Hand a batch back", status_code=204, responses=RESPONSES
 )
-async def nack(run: RunName, lease: str, shared: Shared) -> None:
+async def nack(run: RunName, lease: str, app_state: AppStateDep) -> None:
     """Its pairs are delivered again at once, before any others."""
-    await shared.broker.batches.nack(run, lease)
+    await app_state.broker.batches.nack(run, lease)
 
 
 @router.post("/leases/{lease}/renew", summary="Keep a batch", responses=RESPONSES)
 async def renew(
-    run: RunName, lease: str, shared: Shared, body: Renewal | None = None
+    run: RunName, lease: str, app_state: AppStateDep, body: LeaseRenewal | None = None
 ) -> LeaseState:
     lease_s = body.lease_s if body else None
-    expiry = await shared.broker.batches.renew(run, lease, lease_s)
+    expiry = await app_state.broker.batches.renew(run, lease, lease_s)
     return LeaseState(lease=lease, expires_at=moment(expiry))
 
 
 @router.delete("/groups/{group}", summary="Forget a group", status_code=204, responses=RESPONSES)
-async def forget(run: RunName, group: GroupName, shared: Shared) -> None:
+async def forget(run: RunName, group: GroupName, app_state: AppStateDep) -> None:
     """For a group whose subscribers will not come back: what it has not acknowledged no longer
     keeps the log from being trimmed."""
-    if not await shared.broker.batches.forget(run, group):
+    if not await app_state.broker.batches.forget(run, group):
         raise Refusal(404, "group_not_found", f"Run {run!r} has no group {group!r}.")
 
 
@@ -86,7 +81,7 @@ async def forget(run: RunName, group: GroupName, shared: Shared) -> None:
 )
 async def batches(
     run: RunName,
-    shared: Shared,
+    app_state: AppStateDep,
     size: Annotated[int, Query(ge=1, le=1024)] = 8,
     min_size: Annotated[int | None, Query(ge=1, le=1024)] = None,
     group: Annotated[GroupName, Query()] = "trainer",
@@ -98,28 +93,28 @@ async def batches(
     """Server-sent events, a leased `batch` each, to be acknowledged by request. A subscriber that
     acknowledges only at checkpoints sets `prefetch` to what it uses between two, or leases by
     request."""
-    if await shared.broker.runs.get(run) is None:
+    if await app_state.broker.runs.get(run) is None:
         raise no_such_run(run)
     request = LeaseRequest(
         group=group,
         size=size,
         min_size=None if min_size is None else min(size, min_size),
-        wait_s=LOOK_S,
+        wait_s=POLL_INTERVAL_S,
         lease_s=lease_s,
     )
-    return EventStream(_stream(shared, run, request, prefetch), shared.stopping)
+    return EventStream(_stream(app_state, run, request, prefetch), app_state.stopping)
 
 
 async def _stream(
-    shared: Context, run: str, request: LeaseRequest, prefetch: int
-) -> AsyncIterator[Sse]:
+    app_state: AppState, run: str, request: LeaseRequest, prefetch: int
+) -> AsyncIterator[ServerSentEvent]:
     sent: list[str] = []
-    batches = shared.broker.batches
+    batches = app_state.broker.batches
     while True:
         if len(sent) >= prefetch:
             sent = await batches.held(run, request.group, sent)
         if len(sent) >= prefetch:
-            await batches.released(run, request.group, sent, LOOK_S)
+            await batches.released(run, request.group, sent, POLL_INTERVAL_S)
         else:
             try:
                 batch = await batches.lease(run, request)
@@ -127,4 +122,4 @@ async def _stream(
                 return
             if batch is not None:
                 sent.append(batch.lease)
-                yield Sse("batch", batch.model_dump_json(), batch.lease)
+                yield ServerSentEvent("batch", batch.model_dump_json(), batch.lease)

@@ -9,14 +9,14 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import answer
+from service.api.problems import problem_response
 from service.problems import Refusal
 
-LARGE = 1 << 20
+LARGE_BODY_BYTES = 1 << 20
 """Bytes above which parsing leaves the event loop."""
 
 
-class StrictJson(Request):
+class StrictJsonRequest(Request):
     """A request whose JSON is parsed by pydantic's parser.
 
     Python's own accepts what cannot be stored or sent on (lone surrogates, NaN), and has no bound
@@ -27,7 +27,7 @@ class StrictJson(Request):
         if not hasattr(self, "_json"):
             body = await self.body()
             try:
-                if len(body) > LARGE:
+                if len(body) > LARGE_BODY_BYTES:
                     self._json = await to_thread.run_sync(_parse, body)
                 else:
                     self._json = _parse(body)
@@ -40,26 +40,26 @@ def _parse(body: bytes) -> Any:
     return from_json(body, allow_inf_nan=False)
 
 
-class JsonRoute(APIRoute):
-    """For routers that take JSON: `APIRouter(route_class=JsonRoute)`."""
+class StrictJsonRoute(APIRoute):
+    """For routers that take JSON: `APIRouter(route_class=StrictJsonRoute)`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            return await handler(StrictJson(request.scope, request.receive))
+            return await handler(StrictJsonRequest(request.scope, request.receive))
 
         return handle
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Refuses bodies above a size, whether their length is announced or they come in chunks.
 
-    What comes beyond the limit is read and thrown away, up to `PATIENCE` times the limit: a client
-    that is cut off while it still sends would not see the answer.
+    What comes beyond the limit is read and thrown away, up to `DRAIN_LIMIT_FACTOR` times the limit:
+    a client that is cut off while it still sends would not see the answer.
     """
 
-    PATIENCE = 4
+    DRAIN_LIMIT_FACTOR = 4
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -72,7 +72,7 @@ class BodyLimit:
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._limit:
                 await self._drain(receive)
-                await answer(self._too_large().problem)(scope, receive, send)
+                await problem_response(self._too_large().problem)(scope, receive, send)
                 return
         received = 0
 
@@ -91,7 +91,7 @@ class BodyLimit:
 
     async def _drain(self, receive: Receive) -> None:
         thrown_away = 0
-        while thrown_away < self._limit * self.PATIENCE:
+        while thrown_away < self._limit * self.DRAIN_LIMIT_FACTOR:
             message = await receive()
             thrown_away += len(message.get("body", b""))
             if not message.get("more_body"):

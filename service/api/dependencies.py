@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Context:
+class AppState:
     """One for each app, made when it starts."""
 
     settings: Settings
@@ -34,13 +34,13 @@ class Context:
 
     async def wait(self, job_id: str, seconds: float) -> Job | None:
         """As `Jobs.wait`, but no longer than the settings allow or the server lives."""
-        waiting = self.broker.jobs.wait(job_id, self.bounded(seconds))
-        return await self.unless_stopping(waiting) or await self.broker.jobs.get(job_id)
+        waiting = self.broker.jobs.wait(job_id, self.clamp_wait(seconds))
+        return await self.until_stopping(waiting) or await self.broker.jobs.get(job_id)
 
-    def bounded(self, seconds: float) -> float:
+    def clamp_wait(self, seconds: float) -> float:
         return min(seconds, self.settings.max_wait_s)
 
-    async def unless_stopping(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+    async def until_stopping(self, waiting: Coroutine[Any, Any, T]) -> T | None:
         """What it returns; None if the server stops before."""
         task = asyncio.ensure_future(waiting)
         stopping = asyncio.ensure_future(self.stopping.wait())
@@ -52,11 +52,11 @@ class Context:
             stopping.cancel()
 
 
-async def _context(request: Request) -> Context:  # `def` would be run in a thread
-    return request.app.state.context
+async def _app_state(request: Request) -> AppState:  # `def` would be run in a thread
+    return request.app.state.app_state
 
 
-Shared = Annotated[Context, Depends(_context)]
+AppStateDep = Annotated[AppState, Depends(_app_state)]
 
 WaitS = Annotated[
     float | None,

@@ -4,13 +4,13 @@ import asyncio
 
 from fastapi import APIRouter, Response
 
-from service.api.dependencies import Shared
+from service.api.dependencies import AppStateDep
 from service.broker import UNAVAILABLE
 from service.schemas import Health
 
 router = APIRouter(prefix="/health", tags=["health"])
 
-PATIENCE_S = 2.0
+REDIS_TIMEOUT_S = 2.0
 
 
 @router.get("/live", summary="The process answers")
@@ -23,11 +23,11 @@ async def live() -> dict[str, str]:
     summary="Jobs can be taken in: Redis is reachable",
     responses={503: {"model": Health, "description": "Not now."}},
 )
-async def ready(shared: Shared, response: Response) -> Health:
+async def ready(app_state: AppStateDep, response: Response) -> Health:
     """Workers are listed, and not asked for: without one, jobs are accepted and wait."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            workers = await shared.broker.workers.all()
+        async with asyncio.timeout(REDIS_TIMEOUT_S):
+            workers = await app_state.broker.workers.all()
     except (*UNAVAILABLE, TimeoutError):
         response.status_code = 503
         return Health(status="unavailable", redis=False)

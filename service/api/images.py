@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from service.api.dependencies import Shared
+from service.api.dependencies import AppStateDep
 from service.api.problems import RESPONSES
 from service.broker import ImageGone
 from service.problems import Refusal
@@ -17,10 +17,10 @@ BODY = {"requestBody": {"required": True, "content": {"image/*": {"schema": {"fo
 
 
 @router.post("", summary="Store one image", status_code=201, openapi_extra=BODY)
-async def post_image(request: Request, shared: Shared) -> StoredImage:
+async def post_image(request: Request, app_state: AppStateDep) -> StoredImage:
     """The body is the image itself: PNG, JPEG or WEBP. Feeders that use a picture many times store
     it once, and name it by its hash."""
-    return await shared.intake.store(await request.body())
+    return await app_state.intake.store(await request.body())
 
 
 @router.get(
@@ -30,10 +30,10 @@ async def post_image(request: Request, shared: Shared) -> StoredImage:
     responses={200: {"content": {"image/*": {}}}},
 )
 async def get_image(
-    sha256: Annotated[str, Path(pattern=r"^(sha256:)?[0-9a-f]{64}$")], shared: Shared
+    sha256: Annotated[str, Path(pattern=r"^(sha256:)?[0-9a-f]{64}$")], app_state: AppStateDep
 ) -> Response:
     try:
-        content = await shared.broker.images.get("sha256:" + sha256.removeprefix("sha256:"))
+        content = await app_state.broker.images.get("sha256:" + sha256.removeprefix("sha256:"))
     except ImageGone as gone:
         raise Refusal(404, gone.code, str(gone)) from None
     kinds = [kind for start, kind in SIGNATURES.items() if content.startswith(start)]

@@ -6,42 +6,42 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from service.api.dependencies import Context, Shared, WaitS
+from service.api.dependencies import AppState, AppStateDep, WaitS
 from service.api.problems import RESPONSES
-from service.api.sse import EventStream, Sse
+from service.api.sse import EventStream, ServerSentEvent
 from service.broker import Event
 from service.problems import Refusal, no_such_job, not_dead
 from service.schemas import Job, JobsPage, JobsState, Purged
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=RESPONSES)
 
-END = "end"
+END_EVENT_ID = "end"
 """The id of a job's last event."""
 
 
 @router.get("", summary="List jobs", response_model=JobsPage)
 async def list_jobs(
-    shared: Shared,
+    app_state: AppStateDep,
     state: Annotated[JobsState, Query(description="`dead`: the dead letters.")] = "open",
     before: Annotated[str | None, Query(description="The `before` of an earlier page.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """Newest first, without results."""
-    page = await shared.broker.jobs.page(state, before=before, limit=limit)
+    page = await app_state.broker.jobs.page(state, before=before, limit=limit)
     return Response(page.model_dump_json(), media_type="application/json")
 
 
 @router.delete("", summary="Purge the dead letters")
 async def purge_jobs(
-    shared: Shared, state: Annotated[Literal["dead"], Query(description="Must be said.")]
+    app_state: AppStateDep, state: Annotated[Literal["dead"], Query(description="Must be said.")]
 ) -> Purged:
-    return Purged(purged=await shared.broker.jobs.purge())
+    return Purged(purged=await app_state.broker.jobs.purge())
 
 
 @router.post("/{job_id}/retry", summary="Retry a dead letter", response_model=Job)
-async def retry_job(job_id: str, shared: Shared) -> Response:
+async def retry_job(job_id: str, app_state: AppStateDep) -> Response:
     """Back into the queue, with as many attempts as a new job."""
-    job = await shared.broker.jobs.revive(job_id)
+    job = await app_state.broker.jobs.revive(job_id)
     if job is None:
         raise no_such_job(job_id)
     if job.ended:
@@ -50,18 +50,18 @@ async def retry_job(job_id: str, shared: Shared) -> Response:
 
 
 @router.get("/{job_id}", summary="State and result", response_model=Job)
-async def get_job(job_id: str, shared: Shared, wait_s: WaitS = None) -> Response:
+async def get_job(job_id: str, app_state: AppStateDep, wait_s: WaitS = None) -> Response:
     """With `wait_s`, waits for the job to end; answers with its state then in any case."""
-    job = await shared.wait(job_id, wait_s or 0)
+    job = await app_state.wait(job_id, wait_s or 0)
     if job is None:
         raise no_such_job(job_id)
     return Response(job.model_dump_json(), media_type="application/json")
 
 
 @router.delete("/{job_id}", summary="Cancel", response_model=Job)
-async def cancel_job(job_id: str, shared: Shared) -> Response:
+async def cancel_job(job_id: str, app_state: AppStateDep) -> Response:
     """Cancels a job that has not ended. One that has is returned as it is."""
-    job = await shared.broker.jobs.cancel(job_id)
+    job = await app_state.broker.jobs.cancel(job_id)
     if job is None:
         raise no_such_job(job_id)
     return Response(job.model_dump_json(), media_type="application/json")
@@ -77,11 +77,11 @@ async def cancel_job(job_id: str, shared: Shared) -> Response:
     },
 )
 async def job_events(
-    job_id: str, shared: Shared, last_event_id: Annotated[str | None, Header()] = None
+    job_id: str, app_state: AppStateDep, last_event_id: Annotated[str | None, Header()] = None
 ) -> Response:
     """Server-sent events: `progress` as the worker reports it, `status` when it changes. The stream
     ends with the job. A reader that comes back with `Last-Event-ID` misses nothing."""
-    if last_event_id == END:
+    if last_event_id == END_EVENT_ID:
         return Response(status_code=204)
     after = last_event_id or "0-0"
     if not re.fullmatch(r"\d{1,16}-\d{1,16}", after):
@@ -91,16 +91,16 @@ async def job_events(
             f"{after!r} is no event of this stream. Pass the `id` of the last event received.",
             loc=("header", "last-event-id"),
         )
-    if await shared.broker.jobs.get(job_id) is None:
+    if await app_state.broker.jobs.get(job_id) is None:
         raise no_such_job(job_id)
-    return EventStream(_events(shared, job_id, after), shared.stopping)
+    return EventStream(_events(app_state, job_id, after), app_state.stopping)
 
 
-async def _events(shared: Context, job_id: str, after: str) -> AsyncIterator[Sse]:
-    async for item in shared.broker.jobs.follow(job_id, after):
+async def _events(app_state: AppState, job_id: str, after: str) -> AsyncIterator[ServerSentEvent]:
+    async for item in app_state.broker.jobs.follow(job_id, after):
         if isinstance(item, Event):
             after = item.id
-            yield Sse("progress", item.data, item.id)
+            yield ServerSentEvent("progress", item.data, item.id)
         else:
             state = item.model_dump(mode="json", include={"status", "attempt", "error"})
-            yield Sse("status", state, END if item.ended else after)
+            yield ServerSentEvent("status", state, END_EVENT_ID if item.ended else after)

@@ -14,14 +14,14 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.dependencies import Shared
+from service.api.dependencies import AppStateDep
 from service.broker import Figures
 from service.schemas import Weights
 
 router = APIRouter(tags=["health"])
 
 
-class Meters:
+class HttpMetrics:
     """One registry an app, so that several apps can live in one process."""
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class Meters:
         )
 
 
-class Timing:
+class LatencyMiddleware:
     """Times every request under the template of its route."""
 
-    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+    def __init__(self, app: ASGIApp, http_metrics: HttpMetrics) -> None:
         self._app = app
-        self._meters = meters
+        self._metrics = http_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,19 +59,21 @@ class Timing:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             taken = time.perf_counter() - start
-            self._meters.latency.labels(scope["method"], route, status).observe(taken)
+            self._metrics.latency.labels(scope["method"], route, status).observe(taken)
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(request: Request, shared: Shared) -> Response:
-    meters: Meters = request.app.state.meters
+async def metrics(request: Request, app_state: AppStateDep) -> Response:
+    http_metrics: HttpMetrics = request.app.state.http_metrics
     snapshot = CollectorRegistry()
-    snapshot.register(_Snapshot(await shared.broker.figures(), await shared.broker.weights.state()))
-    text = generate_latest(meters.registry) + generate_latest(snapshot)
+    snapshot.register(
+        _BrokerCollector(await app_state.broker.figures(), await app_state.broker.weights.state())
+    )
+    text = generate_latest(http_metrics.registry) + generate_latest(snapshot)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-class _Snapshot(Collector):
+class _BrokerCollector(Collector):
     """The broker's figures at one moment. All replicas of the service report the same."""
 
     def __init__(self, figures: Figures, weights: Weights) -> None:

@@ -25,7 +25,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 RETRY_AFTER_S = 1
 
 
-def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     return Response(
         problem.model_dump_json(exclude_none=True),
         status_code=problem.status,
@@ -34,7 +34,7 @@ def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Respon
     )
 
 
-def install(app: FastAPI) -> None:
+def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _refusal)
     app.add_exception_handler(BrokerError, _broker_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -46,7 +46,7 @@ def install(app: FastAPI) -> None:
 
 async def _refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return answer(error.problem, error.headers)
+    return problem_response(error.problem, error.headers)
 
 
 async def _broker_error(_: Request, error: Exception) -> Response:
@@ -54,7 +54,7 @@ async def _broker_error(_: Request, error: Exception) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, QueueFull | WindowFull):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    return answer(broker_problem(error), headers)
+    return problem_response(broker_problem(error), headers)
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:
@@ -65,7 +65,7 @@ async def _validation_error(_: Request, error: Exception) -> Response:
         f"{'.'.join(map(str, e['loc']))}: {str(e['msg']).removeprefix('Value error, ')}"
         for e in errors
     )
-    return answer(problem(422, "invalid_request", detail, errors=errors))
+    return problem_response(problem(422, "invalid_request", detail, errors=errors))
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -77,12 +77,12 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         code = "method_not_allowed"
         allowed = (error.headers or {}).get("Allow", "another method")
         detail = f"{request.url.path} takes {allowed}, not {request.method}."
-    return answer(problem(error.status_code, code, detail), error.headers)
+    return problem_response(problem(error.status_code, code, detail), error.headers)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     log.warning("redis unavailable", path=request.url.path, error=repr(error))
-    return answer(
+    return problem_response(
         problem(
             503,
             "redis_unavailable",
@@ -95,6 +95,6 @@ async def _unavailable(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("unexpected error", path=request.url.path, exc_info=error)
-    return answer(
+    return problem_response(
         problem(500, "internal_error", "The service failed unexpectedly; its log says how.")
     )

@@ -9,7 +9,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-GRACE_S = 10
+SHUTDOWN_TIMEOUT_S = 10
 
 
 class Server(uvicorn.Server):
@@ -20,7 +20,7 @@ class Server(uvicorn.Server):
             app,
             host=host,
             port=port,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             access_log=False,
             log_config=None,
             h11_max_incomplete_event_size=64 * 1024,
@@ -37,11 +37,11 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stops in order, and then ends with 0: uvicorn's own would end it by the signal after all.
         A second Ctrl-C does not wait."""
-        self.end_long_answers()
+        self.end_long_responses()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
-    def end_long_answers(self) -> None:
-        context = getattr(self._app.state, "context", None)
-        if context is not None:
-            context.stop()
+    def end_long_responses(self) -> None:
+        app_state = getattr(self._app.state, "app_state", None)
+        if app_state is not None:
+            app_state.stop()

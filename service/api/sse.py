@@ -13,7 +13,7 @@ KEEP_ALIVE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sse:
+class ServerSentEvent:
     event: str
     data: Any
     """Anything JSON, or a string that is JSON already."""
@@ -29,16 +29,18 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[Sse], stopping: asyncio.Event) -> None:
+    def __init__(self, events: AsyncIterator[ServerSentEvent], stopping: asyncio.Event) -> None:
         super().__init__(
             _encoded(events, stopping),
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
 
-async def _encoded(events: AsyncIterator[Sse], stopping: asyncio.Event) -> AsyncIterator[bytes]:
+async def _encoded(
+    events: AsyncIterator[ServerSentEvent], stopping: asyncio.Event
+) -> AsyncIterator[bytes]:
     stopped = asyncio.ensure_future(stopping.wait())
-    coming: asyncio.Task[Sse] | None = None
+    coming: asyncio.Task[ServerSentEvent] | None = None
     try:
         while True:
             coming = coming or asyncio.create_task(_next(events))
@@ -62,5 +64,5 @@ async def _encoded(events: AsyncIterator[Sse], stopping: asyncio.Event) -> Async
             await asyncio.gather(coming, return_exceptions=True)
 
 
-async def _next(events: AsyncIterator[Sse]) -> Sse:
+async def _next(events: AsyncIterator[ServerSentEvent]) -> ServerSentEvent:
     return await anext(events)

@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Response
 
-from service.api.bodies import JsonRoute
-from service.api.dependencies import Context, Prefer, Shared, WaitS, wait_seconds
-from service.api.problems import RESPONSES, answer
-from service.problems import unsuccessful
+from service.api.bodies import StrictJsonRoute
+from service.api.dependencies import AppState, AppStateDep, Prefer, WaitS, wait_seconds
+from service.api.problems import RESPONSES, problem_response
+from service.problems import job_problem
 from service.schemas import BdhsRequest, Job, JobKind, SampleRequest
 
-router = APIRouter(tags=["jobs"], route_class=JsonRoute)
+router = APIRouter(tags=["jobs"], route_class=StrictJsonRoute)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -21,30 +21,30 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-ACCEPTED: dict[int | str, dict[str, Any]] = {
+JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": Job, "description": "The job ended within the time the caller waits."},
     202: {"model": Job, "description": "Accepted; `Location` is where to look."},
     **RESPONSES,
 }
 
 
-@router.post("/sample", summary="Sample n responses", status_code=202, responses=ACCEPTED)
+@router.post("/sample", summary="Sample n responses", status_code=202, responses=JOB_RESPONSES)
 async def sample(
     body: SampleRequest,
-    shared: Shared,
+    app_state: AppStateDep,
     wait_s: WaitS = None,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Asks the policy for `n` responses to a prompt, with or without images."""
     seconds = wait_seconds(wait_s, prefer)
-    return await _accept(shared, JobKind.sample, body, idempotency_key, seconds)
+    return await _accept(app_state, JobKind.sample, body, idempotency_key, seconds)
 
 
-@router.post("/bdhs", summary="Make a rejected response", status_code=202, responses=ACCEPTED)
+@router.post("/bdhs", summary="Make a rejected response", status_code=202, responses=JOB_RESPONSES)
 async def bdhs(
     body: BdhsRequest,
-    shared: Shared,
+    app_state: AppStateDep,
     wait_s: WaitS = None,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
@@ -52,11 +52,11 @@ async def bdhs(
     """Hides parts of the image from the policy, lets it rewrite the trusted `reference`, and pairs
     the two: the reference as chosen, the rewrite as rejected."""
     seconds = wait_seconds(wait_s, prefer)
-    return await _accept(shared, JobKind.bdhs, body, idempotency_key, seconds)
+    return await _accept(app_state, JobKind.bdhs, body, idempotency_key, seconds)
 
 
 async def _accept(
-    shared: Context,
+    app_state: AppState,
     kind: JobKind,
     body: SampleRequest | BdhsRequest,
     idempotency_key: str | None,
@@ -64,13 +64,13 @@ async def _accept(
 ) -> Response:
     # The fingerprint is taken after the images were replaced by their hashes: the same picture,
     # sent as bytes or by name, is the same request.
-    request = await shared.intake.request(body)
-    job = await shared.broker.jobs.enqueue(kind, request, idempotency_key=idempotency_key)
+    request = await app_state.intake.request(body)
+    job = await app_state.broker.jobs.enqueue(kind, request, idempotency_key=idempotency_key)
     headers = {"Location": f"/jobs/{job.id}"}
     if seconds > 0:
-        job = await shared.wait(job.id, seconds) or job
-        if problem := unsuccessful(job):
-            return answer(problem, headers)
+        job = await app_state.wait(job.id, seconds) or job
+        if problem := job_problem(job):
+            return problem_response(problem, headers)
     done = seconds > 0 and job.ended
     return Response(
         job.model_dump_json(),

@@ -245,7 +245,7 @@ class RedisTransport:
             return await self._broker.jobs.enqueue(kind, stored, idempotency_key=key)
 
         job = await self.job((await self._call(enqueue)).id, wait_s)
-        if wait_s > 0 and (problem := self._problems.unsuccessful(job)):
+        if wait_s > 0 and (problem := self._problems.job_problem(job)):
             raise ProblemError(problem)
         return job
 

@@ -1,13 +1,27 @@
-"""What the commands share: settings read with care, progress, and an end with a message."""
+"""What the commands share: options, settings, a connection, progress, an end with a message."""
 
-from typing import NoReturn
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, NoReturn
 
+import httpx
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from service.client import Client, ProblemError
 from service.settings import MissingRedis, Settings
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+Url = Annotated[
+    str, typer.Option("--url", envvar="PREFSTREAM_URL", help="The service, or its Redis.")
+]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
 
 
 def read_settings() -> Settings:
@@ -31,6 +45,18 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+@contextmanager
+def connect(url: str) -> Generator[Client]:
+    """A client; what goes wrong while it is used ends the command, saying what."""
+    try:
+        with Client(url, api_key=os.environ.get("PREFSTREAM_API_KEY"), patience_s=5) as client:
+            yield client
+    except ProblemError as error:
+        fail(str(error))
+    except (httpx.TransportError, ValueError) as error:
+        fail(f"Cannot reach {url}: {error}. Name the service with --url or PREFSTREAM_URL.")
+
+
 def progress_bars(console: Console) -> Progress:
     """Progress of long work: a line each, with how many are done of how many."""
     return Progress(
@@ -40,3 +66,9 @@ def progress_bars(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
     )
+
+
+def age(since: datetime) -> str:
+    """How long ago, in seconds or minutes, in words."""
+    seconds = (datetime.now(UTC) - since).total_seconds()
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"

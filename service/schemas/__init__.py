@@ -13,7 +13,7 @@ from service.schemas.base import (
     Model,
     RunName,
 )
-from service.schemas.batches import Batch, Delivery, LeaseRequest, LeaseState, Renewal
+from service.schemas.batches import Batch, Delivery, LeaseRenewal, LeaseRequest, LeaseState
 from service.schemas.conversation import (
     ImagePart,
     Message,
@@ -108,6 +108,7 @@ __all__ = [
     "JobsPage",
     "JobsState",
     "Judgement",
+    "LeaseRenewal",
     "LeaseRequest",
     "LeaseState",
     "Message",
@@ -121,7 +122,6 @@ __all__ = [
     "Prompted",
     "Purged",
     "Refusal",
-    "Renewal",
     "Response",
     "Result",
     "Run",

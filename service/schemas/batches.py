@@ -71,7 +71,7 @@ class LeaseState(Model):
     """When it runs out now."""
 
 
-class Renewal(Model):
+class LeaseRenewal(Model):
     """`POST /runs/{run}/leases/{lease}/renew`."""
 
     lease_s: float | None = Field(default=None, gt=0, le=24 * 3600)

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from service.schemas import (
-    BdhsTrace,
-    CorruptionTrace,
-    ImageTrace,
-    IterationTrace,
-    Message,
-    Pair,
-    Span,
-)
+from service.schemas import BdhsTrace, CorruptionTrace, ImageTrace, IterationTrace, Message, Pair
 from service.web.patches import PatchMap, kept_patches, patch_map, svg_path
-from service.web.thumbnail import Picture, picture
+from service.web.text_segments import TextSegment, text_segments
+from service.web.thumbnail import Thumbnail, thumbnail
 
 
 @dataclass(frozen=True)
@@ -32,25 +24,18 @@ class ShownPair:
     trace: BdhsTrace | None
 
 
-class Piece(NamedTuple):
-    """A stretch of text of one origin."""
-
-    text: str
-    by_model: bool
-
-
 @dataclass(frozen=True)
 class _Card:
     """A pair as the template lays it out."""
 
     number: int
     pair: Pair
-    picture: Picture | None
+    thumbnail: Thumbnail | None
     patches: PatchMap | None
     """None where it is not known what was hidden."""
-    sight: str | None
+    visibility: str | None
     chosen: str
-    rejected: list[Piece]
+    rejected: list[TextSegment]
     facts: list[tuple[str, str]]
     trace: BdhsTrace | None
     metadata: str | None
@@ -66,34 +51,21 @@ def render_pairs(
         total=len(pairs),
         cards=(_card(number, shown) for number, shown in enumerate(pairs, start=1)),
         csp_hash=_csp_hash,
-        says_more=says_more,
-        sight=sight,
+        has_unlisted_text=has_unlisted_text,
+        visibility=visibility,
         svg_path=svg_path,
     )
 
 
-def pieces(text: str, spans: Iterable[Span]) -> list[Piece]:
-    """`text` cut where the model's words begin and end. What spans claim twice is cut once."""
-    result: list[Piece] = []
-    at = 0
-    for span in sorted(spans, key=lambda span: span.start):
-        start, end = max(at, span.start), min(span.end, len(text))
-        if start < end:
-            result += [Piece(text[at:start], by_model=False), Piece(text[start:end], by_model=True)]
-            at = end
-    result.append(Piece(text[at:], by_model=False))
-    return [piece for piece in result if piece.text]
-
-
-def sight(trace: BdhsTrace, iteration: IterationTrace) -> str:
+def visibility(trace: BdhsTrace, iteration: IterationTrace) -> str:
     """In words, how much of the image the model could see in an iteration."""
     return "; ".join(
-        _sight(image, corruption)
+        _visibility(image, corruption)
         for image, corruption in zip(trace.images, iteration.images, strict=True)
     )
 
 
-def _sight(image: ImageTrace, corruption: CorruptionTrace) -> str:
+def _visibility(image: ImageTrace, corruption: CorruptionTrace) -> str:
     kept, total = len(corruption.kept), image.tokens
     if not kept:
         words = f"nothing visible: 0 of {total:,} image tokens kept"
@@ -106,7 +78,7 @@ def _sight(image: ImageTrace, corruption: CorruptionTrace) -> str:
     return words + (f"; noise, {corruption.noise_steps:,} steps" if corruption.noise_steps else "")
 
 
-def says_more(iteration: IterationTrace) -> bool:
+def has_unlisted_text(iteration: IterationTrace) -> bool:
     """Whether the text is more than its sentences one after the other, white space aside."""
     sentences = "".join(sentence.prefix + sentence.completion for sentence in iteration.sentences)
     return "".join(sentences.split()) != "".join(iteration.text.split())
@@ -123,11 +95,11 @@ def _card(number: int, shown: ShownPair) -> _Card:
     return _Card(
         number=number,
         pair=pair,
-        picture=picture(shown.image) if shown.image else None,
+        thumbnail=thumbnail(shown.image) if shown.image else None,
         patches=patches,
-        sight=sight(trace, last) if trace and last else None,
+        visibility=visibility(trace, last) if trace and last else None,
         chosen=_text(pair.chosen),
-        rejected=pieces(_text(pair.rejected), pair.rejected_spans),
+        rejected=text_segments(_text(pair.rejected), pair.rejected_spans),
         facts=list(_facts(pair, last)),
         trace=trace if last else None,
         metadata=json.dumps(pair.metadata, ensure_ascii=False, indent=2) if pair.metadata else None,

@@ -14,13 +14,13 @@ BROWSER_FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     uri: str
     width: int
     height: int
 
 
-def picture(data: bytes) -> Picture | None:
+def thumbnail(data: bytes) -> Thumbnail | None:
     """The image for a page, upright as the model gets it; None for bytes that are no image."""
     try:
         return _encode(data)
@@ -30,7 +30,7 @@ def picture(data: bytes) -> Picture | None:
         return None
 
 
-def _encode(data: bytes) -> Picture:
+def _encode(data: bytes) -> Thumbnail:
     with Image.open(BytesIO(data)) as image:
         encoding = image.format or ""
         image.draft(None, (2 * MAX_SIDE, 2 * MAX_SIDE))
@@ -47,4 +47,4 @@ def _encode(data: bytes) -> Picture:
             upright.save(buffer, "WEBP", quality=82, method=2, exif=b"")
             encoding, data = "WEBP", buffer.getvalue()
     uri = f"data:{Image.MIME[encoding]};base64,{b64encode(data).decode()}"
-    return Picture(uri, *upright.size)
+    return Thumbnail(uri, *upright.size)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.client import AsyncClient
-from service.commands.local_stack import House
+from service.commands.local_stack import LocalStack
 from service.schemas import BdhsRequest, BdhsResult
 from tests.bench import geometry
 from tests.bench.geometry import Geometry
@@ -53,7 +53,7 @@ console = Console(width=120, highlight=False)
 
 
 @contextmanager
-def house(work: Geometry, **worker: object) -> Iterator[str]:
+def stack(work: Geometry, **worker: object) -> Iterator[str]:
     """The whole service on a model; its address."""
     names = {f"PREFSTREAM_WORKER_{k.upper()}": str(v) for k, v in {**ENGINE, **worker}.items()}
     before = dict(os.environ)
@@ -61,7 +61,7 @@ def house(work: Geometry, **worker: object) -> Iterator[str]:
     try:
         with (
             tempfile.TemporaryDirectory() as data,
-            House(
+            LocalStack(
                 model=str(work.model),
                 embedder=EMBEDDED,
                 host="127.0.0.1",
@@ -125,7 +125,7 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
     async def start() -> RawVllm:  # an engine belongs to the loop it was started in
         return RawVllm(model=str(work.model), **ENGINE)
 
-    with house(work) as url:
+    with stack(work) as url:
         raw = loop.run_until_complete(start())
         for turn in range(ROUNDS + 1):
             requests = work.requests(pairs, first=1000 * turn, trace="full")
@@ -210,7 +210,7 @@ def cache(work: Geometry) -> None:
     table = Table("feature cache", "pairs/s", title=f"{work.name} geometry, 4 masks an image")
     took = {}
     for gib in (0.0, 1.0):
-        with house(work, feature_cache_gib=gib) as url:
+        with stack(work, feature_cache_gib=gib) as url:
             took[gib] = throughput(url, work, 16, 0, max_iterations=4, similarity_threshold=-1.0)
         table.add_row("on" if gib else "off", f"{1 / took[gib]:.2f}")
     console.print(table)
@@ -221,7 +221,7 @@ def growth(work: Geometry) -> None:
     """How the cost of a pair grows."""
     one = {"max_iterations": 1}
     table = Table("", "", "ms a pair", "against the first", title=f"{work.name} geometry")
-    with house(work) as url:
+    with stack(work) as url:
         rows: list[tuple[str, str, float]] = []
         for count in (1, 2, 4, 8, 16):
             reference = " ".join(

@@ -6,23 +6,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.compose.deployment import House, NoDocker
+from tests.compose.deployment import Deployment, NoDocker
 
 collect_ignore_glob = [] if os.environ.get("PREFSTREAM_TEST_COMPOSE") == "1" else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
-def house() -> Iterator[House]:
+def deployment() -> Iterator[Deployment]:
     try:
-        house = House()
+        deployment = Deployment()
     except NoDocker as reason:
         pytest.fail(str(reason), pytrace=False)
-    house.compose("down", "--volumes", "--remove-orphans")  # what an interrupted test left
-    house.compose("build")
+    deployment.compose("down", "--volumes", "--remove-orphans")  # what an interrupted test left
+    deployment.compose("build")
     try:
-        house.compose("up", "--detach", "--no-build")
-        yield house
+        deployment.compose("up", "--detach", "--no-build")
+        yield deployment
     except subprocess.CalledProcessError as error:
-        pytest.fail(f"{error}\n{house.compose('logs', '--tail', '50')}", pytrace=False)
+        pytest.fail(f"{error}\n{deployment.compose('logs', '--tail', '50')}", pytrace=False)
     finally:
-        house.compose("down", "--volumes", "--remove-orphans")
+        deployment.compose("down", "--volumes", "--remove-orphans")

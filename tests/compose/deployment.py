@@ -18,7 +18,7 @@ class NoDocker(RuntimeError):
     """What these tests need is not there."""
 
 
-class House:
+class Deployment:
     """compose.yaml under a project name of its own, on a free port."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from service.client import Client
 from service.schemas import BdhsRequest, Job, JobStatus, Priority
-from tests.compose.deployment import House, docker, logs
+from tests.compose.deployment import Deployment, docker, logs
 from trainer.toy.dataset import examples, png
 
 T = TypeVar("T")
@@ -21,15 +21,15 @@ T = TypeVar("T")
 RUN = "main"
 """The feeder's and the trainer's."""
 
-PATIENCE_S = 1500.0
+TIMEOUT_S = 1500.0
 """For anything at all, on any machine."""
 
 PARTS = {"redis", "service", "worker", "trainer", "feeder"}
 
 
 @pytest.fixture(scope="module")
-def client(house: House):
-    with Client(house.url, patience_s=PATIENCE_S) as client:
+def client(deployment: Deployment):
+    with Client(deployment.url, patience_s=TIMEOUT_S) as client:
         yield client
 
 
@@ -37,8 +37,8 @@ def until(what: str, condition: Callable[[], T]) -> T:
     """Waits for it, and says how long that took. What the condition answered in the end."""
     start = time.monotonic()
     while not (answer := condition()):
-        if time.monotonic() - start > PATIENCE_S:
-            raise TimeoutError(f"{what}: not within {PATIENCE_S:.0f} s")
+        if time.monotonic() - start > TIMEOUT_S:
+            raise TimeoutError(f"{what}: not within {TIMEOUT_S:.0f} s")
         time.sleep(0.5)
     print(f"{what}: after {time.monotonic() - start:.0f} s", flush=True)
     return answer
@@ -63,7 +63,7 @@ def post(client: Client, count: int, run: str, **settings: Any) -> list[str]:
 
 
 def ended(client: Client, ids: list[str]) -> list[Job]:
-    return [client.wait(job_id, timeout_s=PATIENCE_S) for job_id in ids]
+    return [client.wait(job_id, timeout_s=TIMEOUT_S) for job_id in ids]
 
 
 def newest(client: Client) -> int:
@@ -76,13 +76,13 @@ def served(client: Client) -> list[int]:
     return [worker.weight_version for worker in client.weights().workers if worker.engine_ready]
 
 
-def jobs_done(house: House, worker: str) -> int:
-    return figure(house, worker, "prefstream_worker_job_seconds_count")
+def jobs_done(deployment: Deployment, worker: str) -> int:
+    return figure(deployment, worker, "prefstream_worker_job_seconds_count")
 
 
-def figure(house: House, container: str, name: str) -> int:
+def figure(deployment: Deployment, container: str, name: str) -> int:
     """Its sum over all labels."""
-    values = re.findall(rf"^{name}(?:{{.*}})? (.*)$", house.metrics(container), re.M)
+    values = re.findall(rf"^{name}(?:{{.*}})? (.*)$", deployment.metrics(container), re.M)
     return int(sum(map(float, values)))
 
 
@@ -95,9 +95,9 @@ def begun_by(container: str, jobs: Iterable[Job]) -> bool:
     )
 
 
-def test_pairs_flow_and_weights_come_back(house: House, client: Client) -> None:
-    until("all parts are healthy", house.healthy)
-    assert {house.name(c) for c in house.containers()} == PARTS
+def test_pairs_flow_and_weights_come_back(deployment: Deployment, client: Client) -> None:
+    until("all parts are healthy", deployment.healthy)
+    assert {deployment.name(c) for c in deployment.containers()} == PARTS
     until("pairs", lambda: client.run(RUN).pairs > 0)
     until("two weight versions", lambda: newest(client) >= 2)
     until("the worker serves them", lambda: served(client)[:1] >= [2])
@@ -108,32 +108,36 @@ def test_pairs_flow_and_weights_come_back(house: House, client: Client) -> None:
     )
 
 
-def test_nobody_is_root_and_nothing_is_written_beside_the_volumes(house: House) -> None:
-    for container in house.containers():
-        name = house.name(container)
+def test_nobody_is_root_and_nothing_is_written_beside_the_volumes(deployment: Deployment) -> None:
+    for container in deployment.containers():
+        name = deployment.name(container)
         assert docker("exec", container, "id", "-u").strip() != "0", name
-        assert house.inspect(container)["HostConfig"]["ReadonlyRootfs"], name
+        assert deployment.inspect(container)["HostConfig"]["ReadonlyRootfs"], name
         written = docker("exec", container, "sh", "-c", "touch /usr/x 2>&1 || true")
         assert "Read-only file system" in written, name
 
 
-def test_three_workers_share_the_work_and_take_new_weights(house: House, client: Client) -> None:
-    house.compose("up", "--detach", "--no-build", "--scale", "worker=3")
+def test_three_workers_share_the_work_and_take_new_weights(
+    deployment: Deployment, client: Client
+) -> None:
+    deployment.compose("up", "--detach", "--no-build", "--scale", "worker=3")
     until("three workers are ready", lambda: len(served(client)) == 3)
     version = newest(client) + 1
     until("a version reaches all three", lambda: min(served(client)) >= version)
     ids = post(client, 60, "shared")
     assert {job.status for job in ended(client, ids)} == {JobStatus.succeeded}
     assert sorted(pair.pair_id for pair in client.pairs("shared")) == sorted(ids)
-    done = [jobs_done(house, worker) for worker in house.containers("worker")]
+    done = [jobs_done(deployment, worker) for worker in deployment.containers("worker")]
     print("jobs of each worker:", done)
     assert min(done) > 0
 
 
-def test_a_killed_worker_and_a_restarted_redis_lose_nothing(house: House, client: Client) -> None:
+def test_a_killed_worker_and_a_restarted_redis_lose_nothing(
+    deployment: Deployment, client: Client
+) -> None:
     # Long enough to be caught at it: every iteration is found too similar.
     long: Any = {"max_iterations": 8, "similarity_threshold": -1.0}
-    victim, *others = house.containers("worker")
+    victim, *others = deployment.containers("worker")
     docker("pause", victim, *others)
     before = post(client, 40, "faults", **long)
     docker("unpause", victim)  # alone: its hands are full at once
@@ -141,7 +145,7 @@ def test_a_killed_worker_and_a_restarted_redis_lose_nothing(house: House, client
     docker("kill", victim)
     print("killed it")
     docker("unpause", *others)
-    house.compose("restart", "redis")
+    deployment.compose("restart", "redis")
     after = post(client, 80, "faults", **long)  # the first 40 again, with the same keys
     assert after[:40] == before, "accepted jobs must still be known"
     jobs = ended(client, after)
@@ -157,13 +161,13 @@ def test_a_killed_worker_and_a_restarted_redis_lose_nothing(house: House, client
     figures = client.run(RUN)
     assert figures.dead_jobs == 0
     assert not client.jobs("dead").jobs
-    house.compose("up", "--detach", "--no-build", "--scale", "worker=3")
+    deployment.compose("up", "--detach", "--no-build", "--scale", "worker=3")
     until("three workers again", lambda: len(served(client)) == 3)
-    until("all parts are healthy", house.healthy)
+    until("all parts are healthy", deployment.healthy)
 
 
-def test_logs_name_the_job(house: House) -> None:
-    [worker, *_] = house.containers("worker")
+def test_logs_name_the_job(deployment: Deployment) -> None:
+    [worker, *_] = deployment.containers("worker")
     # Native code, and torch before it can be told otherwise, write lines of their own at the start.
     lines = [json.loads(line) for line in logs(worker) if line.startswith("{")]
     done = [line for line in lines if line["event"] == "job done"]
@@ -171,12 +175,13 @@ def test_logs_name_the_job(house: House) -> None:
     assert all({"job", "run", "attempt", "version", "timestamp"} <= line.keys() for line in done)
 
 
-def test_all_stop_in_order(house: House) -> None:
+def test_all_stop_in_order(deployment: Deployment) -> None:
     start = time.monotonic()
-    house.compose("stop")
+    deployment.compose("stop")
     print(f"stopped: after {time.monotonic() - start:.0f} s")
     codes = {
-        (house.name(c), house.inspect(c)["State"]["ExitCode"]) for c in house.containers(ended=True)
+        (deployment.name(c), deployment.inspect(c)["State"]["ExitCode"])
+        for c in deployment.containers(ended=True)
     }
     # The feeder says that it was not at the end of its data.
     assert codes == {(part, 130 if part == "feeder" else 0) for part in PARTS}

@@ -31,7 +31,7 @@ def served(settings: Settings) -> Iterator[str]:
         assert started.wait(20)
         yield f"http://127.0.0.1:{server.config.port}"
     finally:
-        server.end_long_answers()
+        server.end_long_responses()
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the service did not stop"

@@ -16,7 +16,7 @@ from rich.console import Console
 from service import logs
 from service.client import AsyncClient
 from service.commands.console import fail, progress_bars
-from service.commands.local_stack import House, HouseFell, free_port
+from service.commands.local_stack import LocalStack, LocalStackError, free_port
 from trainer.experiment import pairs, report
 from trainer.experiment.cell import Cell, OtherSettings, run
 from trainer.experiment.pairs import Tell
@@ -66,7 +66,7 @@ def experiment(
         report.write(out, plan)
     except ValidationError as error:
         fail("\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
-    except (HouseFell, OtherSettings, RuntimeError, ValueError) as error:
+    except (LocalStackError, OtherSettings, RuntimeError, ValueError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("Interrupted. Finished cells are saved; the same command goes on.")
@@ -93,20 +93,20 @@ def missing(out: Path, plan: Plan, jobs: Sequence[Job]) -> list[Job]:
 
 
 def _measure(out: Path, plan: Plan, jobs: Sequence[Job]) -> None:
-    """All of it in one house, except that full weights change the base of those that follow."""
+    """All of it on one stack, except that full weights change the base of those that follow."""
     together = [job for job in jobs if not job[0].full]
     for part in [together] * bool(together) + [[job] for job in jobs if job[0].full]:
         work = out / "work"
-        shutil.rmtree(work / "house", ignore_errors=True)
-        house = House(
+        shutil.rmtree(work / "stack", ignore_errors=True)
+        stack = LocalStack(
             model="toy",
             embedder="embedded",
             host="127.0.0.1",
             port=free_port(),
-            data=work / "house",
+            data=work / "stack",
         )
-        with house:
-            house.run(_cells(house.url, out, plan, part, work))
+        with stack:
+            stack.run(_cells(stack.url, out, plan, part, work))
 
 
 async def _cells(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from service import logs
 from service.client import AsyncClient, ProblemError
 from service.commands.console import fail, progress_bars
-from service.commands.local_stack import House, HouseFell, free_port
+from service.commands.local_stack import LocalStack, LocalStackError, free_port
 from trainer.data import LAYOUTS, TOY, BadData, BadRow, Example, read
 
 console = Console(highlight=False)
@@ -71,17 +71,17 @@ def bdhs(
         if url is not None:
             asyncio.run(_run(url, data, found, settings, out))
         else:
-            with House(
+            with LocalStack(
                 model="toy",
                 embedder="embedded",
                 host="127.0.0.1",
                 port=free_port(),
                 data=out / "work",
-            ) as house:
-                house.run(_run(house.url, data, found, settings, out))
+            ) as stack:
+                stack.run(_run(stack.url, data, found, settings, out))
     except ValidationError as error:
         fail("\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
-    except (BadData, BadRow, HouseFell, ProblemError, RuntimeError) as error:
+    except (BadData, BadRow, LocalStackError, ProblemError, RuntimeError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("Interrupted.")

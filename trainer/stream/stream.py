@@ -66,7 +66,7 @@ class Row:
             "prompt": _turns(self.pair.prompt),
             "chosen": _turns(self.pair.chosen),
             "rejected": _turns(self.pair.rejected),
-            "images": [images.decode(content) for content in self.images],
+            "images": [images.decode_rgb(content) for content in self.images],
         }
 
 

@@ -29,7 +29,7 @@ class Annotators:
     async def get(self, name: str, version: int) -> tuple[Annotator, str]:
         """The annotator, and what it judges with, for the record.
 
-        Raises: CannotJudge (there is none of this name, or it is not set up), AnnotatorAway.
+        Raises: CannotJudge (there is none of this name, or it is not set up), AnnotatorUnavailable.
         """
         if name == "self":
             return policy.Policy(), f"the policy, version {version}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from service.annotator import AnnotatorAway, CannotJudge, Case, Verdict
+from service.annotator import AnnotatorUnavailable, CannotJudge, Case, Verdict
 from service.schemas import ImagePart
 from worker.annotators import prompt
 from worker.settings import WorkerSettings
@@ -39,7 +39,7 @@ class Endpoint:
     async def model(self) -> str:
         """The model's name: as set, or the first that the endpoint lists.
 
-        Raises: CannotJudge, AnnotatorAway.
+        Raises: CannotJudge, AnnotatorUnavailable.
         """
         if self._url is None:
             raise CannotJudge(
@@ -57,7 +57,7 @@ class Endpoint:
         return self._model
 
     async def compare(self, case: Case) -> Verdict:
-        """Raises: CannotJudge (the endpoint refuses the question), AnnotatorAway."""
+        """Raises: CannotJudge (the endpoint refuses the question), AnnotatorUnavailable."""
         images = iter(case.images)
         content = [
             {"type": "image_url", "image_url": {"url": _data_uri(next(images))}}
@@ -100,7 +100,9 @@ class Endpoint:
                 why = f"an answer that is not JSON: {error}"
             if attempt + 1 < self._attempts:
                 await asyncio.sleep(pause)
-        raise AnnotatorAway(f"{self._url}/{path} failed {self._attempts} times, last with {why}")
+        raise AnnotatorUnavailable(
+            f"{self._url}/{path} failed {self._attempts} times, last with {why}"
+        )
 
     async def _bounded(self, response: httpx.Response) -> bytes:
         content = b""

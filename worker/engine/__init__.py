@@ -88,7 +88,7 @@ class Picture:
 
     @classmethod
     def decode(cls, ref: str, data: bytes) -> "Picture":
-        return cls(ref, images.decode(data))
+        return cls(ref, images.decode_rgb(data))
 
 
 def written_by(written: CompletionOutput, lora: LoRARequest | None) -> list[WeightSpan]:
@@ -129,7 +129,7 @@ class Engine:
         self._settings = settings
         self.max_lora_rank = settings.max_lora_rank
         self.lora_slots = settings.max_loras
-        self.model = model_names.locate(settings.model)
+        self.model = model_names.resolve_model(settings.model)
         """The policy's folder or hub name."""
         self._llm: AsyncLLM | None = None
         self._weights: tuple[Path, int] | None = None

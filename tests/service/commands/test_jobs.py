@@ -1,27 +1,14 @@
-"""`prefstream jobs` and `prefstream runs`, straight on a real server."""
+"""`prefstream jobs`, straight on a real server."""
 
 import json
 
 import pytest
-import pytest_asyncio
-from typer.testing import CliRunner, Result
 
 from service.broker import Broker
-from service.commands.main import app
 from service.schemas import JobError
-from service.settings import Settings
 from tests.servers import Server
-from tests.service.samples import bdhs_result, claim_one, enqueue_bdhs
-
-
-@pytest_asyncio.fixture
-async def broker(server: Server):
-    async with Broker.connect(Settings(redis_url=server.url)) as broker:  # pyright: ignore[reportArgumentType]
-        yield broker
-
-
-def prefstream(server: Server, *arguments: str) -> Result:
-    return CliRunner(env={"PREFSTREAM_URL": server.url, "COLUMNS": "200"}).invoke(app, arguments)
+from tests.service.commands.running import prefstream
+from tests.service.samples import claim_one, enqueue_bdhs
 
 
 async def test_dead_letters_are_listed_revived_and_purged(broker: Broker, server: Server) -> None:
@@ -41,23 +28,6 @@ async def test_dead_letters_are_listed_revived_and_purged(broker: Broker, server
     cancelled = prefstream(server, "jobs", "cancel", job.id)
     assert json.loads(cancelled.output)["status"] == "cancelled"
     assert "0 dead letters" in prefstream(server, "jobs", "purge").output
-
-
-async def test_runs_state_their_figures(broker: Broker, server: Server) -> None:
-    assert "No runs." in prefstream(server, "runs").output
-    await enqueue_bdhs(broker, run="r")
-    claim = await claim_one(broker)
-    await broker.jobs.finish(claim, bdhs_result(claim))
-    stated = prefstream(server, "runs")
-    assert stated.exit_code == 0, stated.output
-    assert " r " in stated.output
-
-    await enqueue_bdhs(broker, run="r")
-    refused = prefstream(server, "runs", "delete", "r")
-    assert refused.exit_code == 2
-    assert "1 open jobs" in refused.output
-    assert "deleted" in prefstream(server, "runs", "delete", "r", "--force").output
-    assert "No runs." in prefstream(server, "runs").output
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.commands.replay import again, differences
+from service.commands.replay import differences, replay_request
 from service.schemas import (
     BdhsRequest,
     BdhsResult,
@@ -67,7 +67,7 @@ def trace(*versions: int, kept: tuple[int, ...] = (1, 5), prefix: str = "A") -> 
 
 
 def test_the_request_is_the_one_that_made_it_less_its_run() -> None:
-    request = again(pair(), trace(3))
+    request = replay_request(pair(), trace(3))
     assert request.seed == 9
     assert request.weight_version == 3
     assert request.run is None
@@ -96,7 +96,7 @@ def test_settings_are_all_that_shapes_a_pair() -> None:
 )
 def test_what_cannot_be_made_again(made: Pair, seen: BdhsTrace | None, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        again(made, seen)
+        replay_request(made, seen)
 
 
 def test_the_same_has_no_differences() -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import httpx
 import psutil
 import pytest
 
+from tests.processes import alive_after_a_while, wait_until_up
 from tests.servers import free_port
 from tests.worker import checkpoints
-
-READY_S = 240
 
 
 class Up:
@@ -67,19 +65,6 @@ def up(model: Path, tmp_path: Path) -> Iterator[Up]:
     up.process.wait()
 
 
-def wait_until_up(process: subprocess.Popen[bytes], said: Path, worker_log: Path) -> None:
-    end = time.monotonic() + READY_S
-    while "prefstream is up" not in said.read_text():
-        assert process.poll() is None, said.read_text()
-        assert time.monotonic() < end, worker_log.read_text()
-        time.sleep(0.1)
-
-
-def gone(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that still live after a while."""
-    return psutil.wait_procs(processes, 60)[1]
-
-
 def test_ctrl_c_stops_all_of_it(up: Up) -> None:
     up.wait_until_ready()
     family = up.family()
@@ -87,14 +72,14 @@ def test_ctrl_c_stops_all_of_it(up: Up) -> None:
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(90) == 0, up.said.read_text()
     assert up.url in up.said.read_text()
-    assert gone(family) == []
+    assert alive_after_a_while(family) == []
 
 
 def test_nothing_is_left_behind_when_it_is_killed(up: Up) -> None:
     up.wait_until_ready()
     family = up.family()
     up.process.kill()
-    assert gone(family) == []
+    assert alive_after_a_while(family) == []
 
 
 def test_ctrl_c_stops_a_command_that_works_in_it(tmp_path: Path) -> None:
@@ -114,7 +99,7 @@ def test_ctrl_c_stops_a_command_that_works_in_it(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert said.read_text().rstrip().endswith("Interrupted.")
-    assert gone(family) == []
+    assert alive_after_a_while(family) == []
 
 
 def run_up(*arguments: str) -> subprocess.CompletedProcess[str]:

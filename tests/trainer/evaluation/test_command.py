@@ -38,7 +38,7 @@ ENVIRONMENT = {
 
 
 @pytest.fixture(scope="module")
-def house(
+def stack(
     servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
     """A service with a worker on the shipped policy, and the worker's log."""
@@ -86,7 +86,7 @@ def write(folder: Path, name: str, items: list[Item], rows: list[dict[str, Any]]
     return file
 
 
-def test_pope(house: tuple[str, Path], tmp_path: Path) -> None:
+def test_pope(stack: tuple[str, Path], tmp_path: Path) -> None:
     sets = {
         name: held_out(12, kinds=("yes_no",), seed=seed)
         for seed, name in enumerate(("random", "popular"))
@@ -104,7 +104,7 @@ def test_pope(house: tuple[str, Path], tmp_path: Path) -> None:
         for name, items in sets.items()
     ]
     kept = ("--answers", tmp_path / "answers.jsonl")
-    report = run("pope", *files, "--url", house[0], *kept, "--out", tmp_path / "pope.json")
+    report = run("pope", *files, "--url", stack[0], *kept, "--out", tmp_path / "pope.json")
     assert (report["benchmark"], report["models"], report["versions"]) == ("pope", ["toy"], [0])
     expected = {}
     for name, items in sets.items():
@@ -119,22 +119,22 @@ def test_pope(house: tuple[str, Path], tmp_path: Path) -> None:
 
     # All answers are kept: asked again, nobody has to answer.
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 24
-    jobs_before = _jobs(house[0])
-    again = run("pope", *files, "--url", house[0], *kept, "--out", tmp_path / "again.json")
+    jobs_before = _jobs(stack[0])
+    again = run("pope", *files, "--url", stack[0], *kept, "--out", tmp_path / "again.json")
     assert again["figures"] == report["figures"]
-    assert _jobs(house[0]) == jobs_before
+    assert _jobs(stack[0]) == jobs_before
 
 
 def _jobs(url: str) -> int:
     return len(httpx.get(f"{url}/jobs", params={"state": "ended", "limit": 1000}).json()["jobs"])
 
 
-def test_captions(house: tuple[str, Path], tmp_path: Path) -> None:
+def test_captions(stack: tuple[str, Path], tmp_path: Path) -> None:
     items = [i for i in held_out(40, kinds=("caption",)) if i.prompt == "Describe the image."][:12]
     rows = [{"objects": sorted({shape.name for shape in item.scene.shapes})} for item in items]
     file = write(tmp_path, "objects.jsonl", items, rows)
     report = run(
-        *("captions", file, "--prompt", "Describe the image.", "--url", house[0]),
+        *("captions", file, "--prompt", "Describe the image.", "--url", stack[0]),
         *("--version", 0, "--max-tokens", 96, "--out", tmp_path / "captions.json"),
     )
     figures = report["figures"]["captions"]
@@ -154,8 +154,8 @@ def test_captions(house: tuple[str, Path], tmp_path: Path) -> None:
     assert figures["recall"] == pytest.approx(recalled / sum(map(len, present)))
 
 
-def test_the_toy_world(house: tuple[str, Path], tmp_path: Path) -> None:
-    report = run("toy", "--images", 16, "--url", house[0], "--out", tmp_path / "toy.json")
+def test_the_toy_world(stack: tuple[str, Path], tmp_path: Path) -> None:
+    report = run("toy", "--images", 16, "--url", stack[0], "--out", tmp_path / "toy.json")
     figures = report["figures"]["held-out"]
     items = held_out(16, kinds=("caption", "yes_no"))
     right = [
@@ -166,8 +166,8 @@ def test_the_toy_world(house: tuple[str, Path], tmp_path: Path) -> None:
     assert figures["yes_no_accuracy"] == pytest.approx(sum(right) / len(right))
 
 
-def test_what_goes_wrong_is_said(house: tuple[str, Path], tmp_path: Path) -> None:
-    url = ("--url", house[0])
+def test_what_goes_wrong_is_said(stack: tuple[str, Path], tmp_path: Path) -> None:
+    url = ("--url", stack[0])
     (tmp_path / "bad.jsonl").write_text('{"image": "a.png", "text": "?", "label": "yes"}')
     (tmp_path / "none.jsonl").write_text("")
     cases = [

@@ -176,10 +176,10 @@ def test_a_small_experiment_raises_the_margin_and_resumes(
     assert json.loads((out / "toy.json").read_text())["rows"][0]["method"] == "base"
     assert margin_of(out / "work" / "dpo-bdhs-nll-0") > 0
 
-    def no_house(*_: object, **__: object) -> None:
+    def no_stack(*_: object, **__: object) -> None:
         raise AssertionError("nothing is missing")
 
-    monkeypatch.setattr(command, "House", no_house)
+    monkeypatch.setattr(command, "LocalStack", no_stack)
     experiment("toy", out, **options)
     with pytest.raises(Exit):  # of a cell that is there, with other settings
         experiment("toy", out, **options | {"steps": 5})

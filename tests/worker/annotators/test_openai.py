@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from service.annotator import AnnotatorAway, CannotJudge
+from service.annotator import AnnotatorUnavailable, CannotJudge
 from tests.servers import free_port
 from tests.service.samples import png
 from tests.worker.annotators.test_prompt import case
@@ -120,12 +120,14 @@ async def test_what_may_pass_is_tried_again(server: Scripted, passing: Answer) -
     assert await compare(endpoint(server)) == "first"
     assert len(server.seen) == 2
     server.answers = [passing]
-    with pytest.raises(AnnotatorAway, match="failed 2 times, last with"):
+    with pytest.raises(AnnotatorUnavailable, match="failed 2 times, last with"):
         await compare(endpoint(server))
 
 
 async def test_an_endpoint_that_is_not_there_is_away() -> None:
-    with pytest.raises(AnnotatorAway, match=r"chat/completions failed 1 times.*ConnectError"):
+    with pytest.raises(
+        AnnotatorUnavailable, match=r"chat/completions failed 1 times.*ConnectError"
+    ):
         await compare(endpoint(None, annotator_attempts=1))
 
 

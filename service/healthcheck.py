@@ -1,4 +1,4 @@
-"""Is it well?   python -m service.probe URL
+"""Is it well?   python -m service.healthcheck URL
 
 Ends with 0 if the URL answers with a success. For health checks in containers, which have no curl;
 light, because they ask often.
@@ -8,13 +8,13 @@ import sys
 import urllib.error
 import urllib.request
 
-PATIENCE_S = 12.0
+TIMEOUT_S = 12.0
 
 
 def main() -> None:
     [url] = sys.argv[1:]
     try:
-        with urllib.request.urlopen(url, timeout=PATIENCE_S):
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S):
             return
     except urllib.error.HTTPError as error:
         sys.exit(f"{error.code}: {error.read(1000).decode(errors='replace')}")

@@ -8,25 +8,25 @@ from tests.servers import Server, free_port
 from tests.service.http import served
 
 
-def probe(url: str) -> tuple[int, str]:
+def healthcheck(url: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "service.probe", url], capture_output=True, text=True
+        [sys.executable, "-m", "service.healthcheck", url], capture_output=True, text=True
     )
     return done.returncode, done.stderr
 
 
 def test_it_ends_as_the_answer_is(own_server: Server) -> None:
     with served(Settings.model_validate({"redis_url": own_server.url})) as url:
-        assert probe(f"{url}/health/ready") == (0, "")
+        assert healthcheck(f"{url}/health/ready") == (0, "")
         own_server.kill()
-        status, reason = probe(f"{url}/health/ready")
+        status, reason = healthcheck(f"{url}/health/ready")
         assert status == 1
         assert reason.startswith("503: ")
-        assert probe(f"{url}/health/live") == (0, "")
+        assert healthcheck(f"{url}/health/live") == (0, "")
 
 
 def test_nobody_there() -> None:
     url = f"http://127.0.0.1:{free_port()}/"
-    status, reason = probe(url)
+    status, reason = healthcheck(url)
     assert status == 1
     assert reason.startswith(url)

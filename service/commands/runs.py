@@ -1,0 +1,57 @@
+"""`prefstream runs`: what became of each run's pairs; runs deleted."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.commands.console import DEFAULT_URL, Url, age, connect
+
+app = typer.Typer(invoke_without_command=True, help="Look at runs; delete them.")
+
+console = Console()
+
+
+@app.callback()
+def list_runs(context: typer.Context, url: Url = DEFAULT_URL) -> None:
+    """The runs, and what became of their pairs in each subscriber group."""
+    if context.invoked_subcommand:
+        return
+    with connect(url) as client:
+        found = client.runs()
+    if not found:
+        console.print("No runs.")
+        return
+    table = Table("run", "queued", "running", "dead", "oldest", "pairs")
+    for run in found:
+        table.add_row(
+            run.name,
+            str(run.open_jobs - run.running_jobs),
+            str(run.running_jobs),
+            str(run.dead_jobs),
+            age(run.oldest_open_at) if run.oldest_open_at else "",
+            str(run.pairs),
+        )
+    console.print(table)
+    columns = ("waiting", "leased", "returned", "acknowledged", "stale", "missed")
+    groups = Table("run", "group", *columns)
+    for run in found:
+        for group in run.groups:
+            groups.add_row(run.name, group.name, *(str(getattr(group, c)) for c in columns))
+    if groups.row_count:
+        console.print(groups)
+
+
+@app.command()
+def delete(
+    name: str,
+    force: Annotated[
+        bool, typer.Option("--force", help="Cancel its open jobs and end its leases.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Delete a run, with its log of pairs and its subscriber groups."""
+    with connect(url) as client:
+        client.delete_run(name, force=force)
+    console.print(f"Run {name} deleted.")

@@ -1,0 +1,61 @@
+"""Readiness, and Redis that goes away."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from service.broker import Broker
+from service.schemas import WorkerInfo
+from service.settings import Settings
+from tests.servers import Server
+from tests.service.http import served
+from tests.service.samples import claim_one, sample_result
+
+pytestmark = pytest.mark.asyncio
+
+INFO = WorkerInfo(
+    id="w1",
+    model="toy",
+    weight_version=0,
+    slots=4,
+    running=0,
+    engine_ready=True,
+    heartbeat_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+async def test_ready_means_that_jobs_are_taken_in(http: httpx.AsyncClient, worker: Broker) -> None:
+    assert (await http.get("/health/live")).json() == {"status": "ok"}
+    nobody = await http.get("/health/ready")
+    assert (nobody.status_code, nobody.json()["workers"]) == (200, [])
+    await worker.workers.beat(INFO)
+    ready = await http.get("/health/ready")
+    assert ready.status_code == 200
+    assert ready.json()["workers"] == [INFO.model_dump(mode="json")]
+    await worker.workers.leave("w1")
+    assert (await http.get("/health/ready")).json()["workers"] == []
+
+
+async def test_redis_may_go_away_and_come_back(own_server: Server) -> None:
+    settings = Settings.model_validate({"redis_url": own_server.url})
+    with served(settings) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+            accepted = await http.post("/sample", json={"prompt": "before"})
+            waiting = asyncio.create_task(http.get(f"{accepted.headers['Location']}?wait_s=60"))
+            own_server.kill()
+            away = await http.post("/sample", json={"prompt": "while"})
+            assert (away.status_code, away.json()["code"]) == (503, "redis_unavailable")
+            assert away.headers["Retry-After"]
+            ready = await http.get("/health/ready")
+            assert (ready.status_code, ready.json()["redis"]) == (503, False)
+            assert (await waiting).status_code == 503
+
+            own_server.start()
+            back = await http.get(accepted.headers["Location"])
+            assert back.json()["status"] == "queued", "what was accepted must still be there"
+            waiting = asyncio.create_task(http.get(f"{accepted.headers['Location']}?wait_s=60"))
+            async with Broker.connect(settings) as worker:
+                await worker.jobs.finish(await claim_one(worker), sample_result())
+            assert (await waiting).json()["status"] == "succeeded"
