@@ -35,13 +35,13 @@ async def list_jobs(
 async def purge_jobs(
     shared: Shared, state: Annotated[Literal["dead"], Query(description="Must be said.")]
 ) -> Purged:
-    return Purged(purged=await shared.broker.jobs.purge())
+    return Purged(purged=await shared.broker.jobs.purge_dead_letters())
 
 
 @router.post("/{job_id}/retry", summary="Retry a dead letter", response_model=Job)
 async def retry_job(job_id: str, shared: Shared) -> Response:
     """Back into the queue, with as many attempts as a new job."""
-    job = await shared.broker.jobs.revive(job_id)
+    job = await shared.broker.jobs.retry_dead_letter(job_id)
     if job is None:
         raise no_such_job(job_id)
     if job.status.ended:

@@ -29,6 +29,6 @@ async def get_weights(
     wait_s: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0,
 ) -> Weights:
     if settled is not None and wait_s > 0:
-        waiting = shared.broker.weights.settled(settled, shared.bounded(wait_s))
+        waiting = shared.broker.weights.wait_adopted(settled, shared.bounded(wait_s))
         await shared.unless_stopping(waiting)
     return await shared.broker.weights.state()

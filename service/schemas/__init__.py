@@ -802,6 +802,8 @@ class WorkerInfo(Model):
     running: int
     engine_ready: bool
     heartbeat_at: datetime
+    kinds: list[str] = []
+    """The kinds of jobs it claims. Empty: its release does not say."""
 
 
 class Health(Model):

@@ -70,7 +70,7 @@ async def test_a_job_is_polled_and_cancelled(http: httpx.AsyncClient, worker: Br
 async def test_progress_is_streamed_and_resumed(http: httpx.AsyncClient, worker: Broker) -> None:
     job = await enqueue(worker)
     claim = await claim_one(worker)
-    await worker.jobs.progress(claim, {"step": 1})
+    await worker.claims.progress(claim, {"step": 1})
     path = f"/jobs/{job.id}/events"
     events: list[dict[str, str]] = []
     async with http.stream("GET", path) as stream:
@@ -82,8 +82,8 @@ async def test_progress_is_streamed_and_resumed(http: httpx.AsyncClient, worker:
     assert [event["event"] for event in events] == ["progress", "status"]
 
     # The connection is gone; meanwhile things happen.
-    await worker.jobs.progress(claim, {"step": 2})
-    await worker.jobs.finish(claim, sample_result())
+    await worker.claims.progress(claim, {"step": 2})
+    await worker.claims.finish(claim, sample_result())
     async with http.stream("GET", path, headers={"Last-Event-ID": events[0]["id"]}) as stream:
         rest = [event async for event in sse_events(stream)]
     assert [json.loads(event["data"]) for event in rest] == [
@@ -110,11 +110,11 @@ async def test_ready_means_that_jobs_are_taken_in(http: httpx.AsyncClient, worke
     assert (await http.get("/health/live")).json() == {"status": "ok"}
     nobody = await http.get("/health/ready")
     assert (nobody.status_code, nobody.json()["workers"]) == (200, [])
-    await worker.workers.beat(INFO)
+    await worker.workers.heartbeat(INFO)
     ready = await http.get("/health/ready")
     assert ready.status_code == 200
     assert ready.json()["workers"] == [INFO.model_dump(mode="json")]
-    await worker.workers.leave("w1")
+    await worker.workers.unregister("w1")
     assert (await http.get("/health/ready")).json()["workers"] == []
 
 
@@ -161,5 +161,5 @@ async def test_redis_may_go_away_and_come_back(own_server: Server) -> None:
             assert back.json()["status"] == "queued", "what was accepted must still be there"
             waiting = asyncio.create_task(http.get(f"{accepted.headers['Location']}?wait_s=60"))
             async with Broker.connect(settings) as worker:
-                await worker.jobs.finish(await claim_one(worker), sample_result())
+                await worker.claims.finish(await claim_one(worker), sample_result())
             assert (await waiting).json()["status"] == "succeeded"

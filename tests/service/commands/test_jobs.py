@@ -27,7 +27,7 @@ def prefstream(server: Server, *arguments: str) -> Result:
 async def test_dead_letters_are_listed_revived_and_purged(broker: Broker, server: Server) -> None:
     job = await enqueue_bdhs(broker, run="r")
     claim = await claim_one(broker)
-    await broker.jobs.retry(claim, JobError(code="oops", message="It broke."), give_up=True)
+    await broker.claims.retry(claim, JobError(code="oops", message="It broke."), give_up=True)
 
     listed = prefstream(server, "jobs", "list", "dead")
     assert listed.exit_code == 0, listed.output
@@ -47,7 +47,7 @@ async def test_runs_state_their_figures(broker: Broker, server: Server) -> None:
     assert "No runs." in prefstream(server, "runs").output
     await enqueue_bdhs(broker, run="r")
     claim = await claim_one(broker)
-    await broker.jobs.finish(claim, bdhs_result(claim))
+    await broker.claims.finish(claim, bdhs_result(claim))
     stated = prefstream(server, "runs")
     assert stated.exit_code == 0, stated.output
     assert " r " in stated.output
