@@ -103,7 +103,7 @@ class Handlers:
             with self._versions.use() as lora:
                 yield lora
             return
-        announced = await self._broker.weights.known(named)
+        announced = await self._broker.weights.get(named)
         async with self._versions.use_again(named, announced) as lora:
             yield lora
 

@@ -19,7 +19,7 @@ import structlog
 
 from service import tracing
 from service.annotator import AnnotatorUnavailable
-from service.broker import UNAVAILABLE, Broker, Claim, ring_within
+from service.broker import KINDS, UNAVAILABLE, Broker, Claim, wait_within
 from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
 from service.weight_store import BadWeights
@@ -70,7 +70,7 @@ class Worker:
         """Newest version that was adopted or refused."""
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._changed = asyncio.Event()
-        self._losses = asyncio.Event()
+        self._revoked = asyncio.Event()
         """Some worker has lost a job; perhaps this one."""
         self._renewed_at = 0.0
         self._suspects = asyncio.Lock()
@@ -145,7 +145,7 @@ class Worker:
                 continue
             asked_at = time.monotonic()
             claims = await self._reach(
-                lambda n=free: self._broker.jobs.claim(self.id, n, block_s=5.0)
+                lambda n=free: self._broker.claims.claim(self.id, n, block_s=5.0)
             )
             for claim in claims:
                 self._abandon(claim.job_id)  # an attempt of ours whose lease ran out
@@ -153,7 +153,7 @@ class Worker:
                 self._running[task] = claim
                 task.add_done_callback(self._ended)
             if claims and self._renewed_at > asked_at:
-                self._losses.set()  # what it looked for then may have been one of these
+                self._revoked.set()  # what it looked for then may have been one of these
 
     def _abandon(self, job_id: str) -> None:
         """Stops work on a job that is no longer ours; its engine requests are aborted."""
@@ -169,22 +169,22 @@ class Worker:
         """Every third of a lease, and at once when a job may have been lost. Stops while the engine
         makes no progress, so that others get the jobs."""
         async with AsyncExitStack() as listening:
-            self._losses = await self._reach(
-                lambda: listening.enter_async_context(self._broker.jobs.losses())
+            self._revoked = await self._reach(
+                lambda: listening.enter_async_context(self._broker.claims.revoked())
             )
             while True:
-                await ring_within(self._losses, self._broker.store.settings.lease_s / 3)
+                await wait_within(self._revoked, self._broker.connection.settings.lease_s / 3)
                 self._renewed_at = time.monotonic()
                 if self._engine.alive and self._running:
                     claims = list(self._running.values())
-                    for job_id in await self._reach(lambda c=claims: self._broker.jobs.renew(c)):
+                    for job_id in await self._reach(lambda c=claims: self._broker.claims.renew(c)):
                         log.info("job is no longer ours", job=job_id)
                         self._abandon(job_id)
 
     async def _beat(self) -> None:
         while True:
-            await self._reach(lambda: self._broker.workers.beat(self._info()))
-            await asyncio.sleep(self._broker.store.settings.worker_ttl_s / 3)
+            await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
+            await asyncio.sleep(self._broker.connection.settings.worker_ttl_s / 3)
 
     async def _watch_engine(self) -> None:
         """Brings a dead engine back."""
@@ -200,7 +200,9 @@ class Worker:
     async def _adopt_versions(self) -> None:
         """Takes each newest version; those that came and went meanwhile are skipped."""
         while True:
-            newest = await self._reach(lambda: self._broker.weights.newer(self._judged, LISTEN_S))
+            newest = await self._reach(
+                lambda: self._broker.weights.wait_newer(self._judged, LISTEN_S)
+            )
             if newest is None:
                 continue
             heard_at = time.monotonic()
@@ -226,7 +228,7 @@ class Worker:
             metrics.ADOPT_SECONDS.observe(time.monotonic() - heard_at)
             metrics.WEIGHT_VERSION.set(version.version)
         self._judged = version.version
-        await self._reach(lambda: self._broker.workers.beat(self._info()))
+        await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
 
     def _info(self) -> WorkerInfo:
         return WorkerInfo(
@@ -237,6 +239,7 @@ class Worker:
             running=self.running,
             engine_ready=self._engine.alive,
             heartbeat_at=datetime.now(UTC),
+            kinds=list(KINDS),
         )
 
     # --- one job ---
@@ -266,7 +269,7 @@ class Worker:
 
     async def _run_and_settle(self, claim: Claim) -> None:
         if not self._engine.alive:  # it died since this was claimed, and not of this
-            await self._reach(lambda: self._broker.jobs.release(claim))
+            await self._reach(lambda: self._broker.claims.release(claim))
             return
         try:
             with tracing.span("run"):
@@ -274,25 +277,25 @@ class Worker:
         except JobFailed as failure:
             error = failure.error
             log.warning("job failed", code=error.code, reason=error.message)
-            await self._reach(lambda: self._broker.jobs.fail(claim, error))
+            await self._reach(lambda: self._broker.claims.fail(claim, error))
         except EngineDied as died:
             again = any(error.code == ENGINE_DIED for error in claim.history)
             error = JobError(code=ENGINE_DIED, message=str(died))
-            await self._reach(lambda: self._broker.jobs.retry(claim, error, give_up=again))
+            await self._reach(lambda: self._broker.claims.retry(claim, error, give_up=again))
         except AnnotatorUnavailable as away:
             error = JobError(code="annotator_unavailable", message=str(away))
             log.warning("annotator is away", reason=error.message)
-            await self._reach(lambda: self._broker.jobs.retry(claim, error))
+            await self._reach(lambda: self._broker.claims.retry(claim, error))
         except UNAVAILABLE as away:
             error = JobError(code="redis_unavailable", message=str(away))
-            await self._reach(lambda: self._broker.jobs.retry(claim, error))
+            await self._reach(lambda: self._broker.claims.retry(claim, error))
         except Exception as unexpected:
             log.exception("job broke")
             error = JobError(code="internal", message=f"{type(unexpected).__name__}: {unexpected}")
-            await self._reach(lambda: self._broker.jobs.retry(claim, error))
+            await self._reach(lambda: self._broker.claims.retry(claim, error))
         else:
             with tracing.span("finish"):
-                done = await self._reach(lambda: self._broker.jobs.finish(claim, result))
+                done = await self._reach(lambda: self._broker.claims.finish(claim, result))
             if done:
                 log.info("job done")
             else:
@@ -318,9 +321,9 @@ class Worker:
         for task, claim in list(self._running.items()):
             task.cancel()
             with suppress(*UNAVAILABLE):  # then the lease runs out
-                await self._broker.jobs.release(claim)
+                await self._broker.claims.release(claim)
         with suppress(*UNAVAILABLE):
-            await self._broker.workers.leave(self.id)
+            await self._broker.workers.unregister(self.id)
 
 
 async def run_worker(

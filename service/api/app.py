@@ -60,7 +60,7 @@ async def _sweep(broker: Broker) -> None:
     Recovers when Redis does."""
     while True:
         try:
-            await broker.jobs.sweep()
+            await broker.sweeper.sweep()
             await broker.images.sweep()
         except UNAVAILABLE as error:
             log.warning("sweep failed", error=repr(error))

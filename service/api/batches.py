@@ -9,7 +9,7 @@ from service.api.bodies import StrictJsonRoute
 from service.api.dependencies import AppState, AppStateDep
 from service.api.problems import RESPONSES
 from service.api.sse import EventStream, ServerSentEvent
-from service.broker.store import moment
+from service.broker.connection import from_milliseconds
 from service.problems import Refusal, no_such_run
 from service.schemas import Batch, GroupName, LeaseRenewal, LeaseRequest, LeaseState, RunName
 
@@ -59,14 +59,14 @@ async def renew(
 ) -> LeaseState:
     lease_s = body.lease_s if body else None
     expiry = await app_state.broker.batches.renew(run, lease, lease_s)
-    return LeaseState(lease=lease, expires_at=moment(expiry))
+    return LeaseState(lease=lease, expires_at=from_milliseconds(expiry))
 
 
 @router.delete("/groups/{group}", summary="Forget a group", status_code=204, responses=RESPONSES)
 async def forget(run: RunName, group: GroupName, app_state: AppStateDep) -> None:
     """For a group whose subscribers will not come back: what it has not acknowledged no longer
     keeps the log from being trimmed."""
-    if not await app_state.broker.batches.forget(run, group):
+    if not await app_state.broker.batches.delete_group(run, group):
         raise Refusal(404, "group_not_found", f"Run {run!r} has no group {group!r}.")
 
 
@@ -112,9 +112,9 @@ async def _stream(
     batches = app_state.broker.batches
     while True:
         if len(sent) >= prefetch:
-            sent = await batches.held(run, request.group, sent)
+            sent = await batches.active_leases(run, request.group, sent)
         if len(sent) >= prefetch:
-            await batches.released(run, request.group, sent, POLL_INTERVAL_S)
+            await batches.wait_any_ended(run, request.group, sent, POLL_INTERVAL_S)
         else:
             try:
                 batch = await batches.lease(run, request)

@@ -35,13 +35,13 @@ async def list_jobs(
 async def purge_jobs(
     app_state: AppStateDep, state: Annotated[Literal["dead"], Query(description="Must be said.")]
 ) -> Purged:
-    return Purged(purged=await app_state.broker.jobs.purge())
+    return Purged(purged=await app_state.broker.jobs.purge_dead_letters())
 
 
 @router.post("/{job_id}/retry", summary="Retry a dead letter", response_model=Job)
 async def retry_job(job_id: str, app_state: AppStateDep) -> Response:
     """Back into the queue, with as many attempts as a new job."""
-    job = await app_state.broker.jobs.revive(job_id)
+    job = await app_state.broker.jobs.retry_dead_letter(job_id)
     if job is None:
         raise no_such_job(job_id)
     if job.ended:

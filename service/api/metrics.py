@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.dependencies import AppStateDep
-from service.broker import Figures
+from service.broker import Stats
 from service.schemas import Weights
 
 router = APIRouter(tags=["health"])
@@ -67,17 +67,17 @@ async def metrics(request: Request, app_state: AppStateDep) -> Response:
     http_metrics: HttpMetrics = request.app.state.http_metrics
     snapshot = CollectorRegistry()
     snapshot.register(
-        _BrokerCollector(await app_state.broker.figures(), await app_state.broker.weights.state())
+        _BrokerCollector(await app_state.broker.stats(), await app_state.broker.weights.state())
     )
     text = generate_latest(http_metrics.registry) + generate_latest(snapshot)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class _BrokerCollector(Collector):
-    """The broker's figures at one moment. All replicas of the service report the same."""
+    """The broker's stats at one moment. All replicas of the service report the same."""
 
-    def __init__(self, figures: Figures, weights: Weights) -> None:
-        self._figures = figures
+    def __init__(self, stats: Stats, weights: Weights) -> None:
+        self._stats = stats
         self._weights = weights
 
     def collect(self) -> Iterator[Metric]:
@@ -86,31 +86,31 @@ class _BrokerCollector(Collector):
         yield from self._of_weights()
 
     def _of_jobs(self) -> Iterator[Metric]:
-        figures = self._figures
+        stats = self._stats
         queued = GaugeMetricFamily("prefstream_jobs_queued", "Jobs in line.", labels=["priority"])
         oldest = GaugeMetricFamily(
             "prefstream_queue_oldest_seconds",
             "How long the first in line has waited.",
             labels=["priority"],
         )
-        for priority, count in figures.queued.items():
+        for priority, count in stats.queued.items():
             queued.add_metric([priority], count)
-            oldest.add_metric([priority], figures.wait_s[priority])
+            oldest.add_metric([priority], stats.wait_s[priority])
         yield queued
         yield oldest
-        yield GaugeMetricFamily("prefstream_jobs_running", "Jobs under lease.", figures.running)
+        yield GaugeMetricFamily("prefstream_jobs_running", "Jobs under lease.", stats.running)
         yield GaugeMetricFamily(
-            "prefstream_jobs_retrying", "Jobs that wait for their next attempt.", figures.retrying
+            "prefstream_jobs_retrying", "Jobs that wait for their next attempt.", stats.retrying
         )
         yield GaugeMetricFamily(
-            "prefstream_dead_letters", "Jobs that used up their attempts.", figures.dead_letters
+            "prefstream_dead_letters", "Jobs that used up their attempts.", stats.dead_letters
         )
         ended = CounterMetricFamily("prefstream_jobs_ended", "Jobs that ended.", labels=["status"])
-        for status, count in figures.ended.items():
+        for status, count in stats.ended.items():
             ended.add_metric([status], count)
         yield ended
         yield CounterMetricFamily(
-            "prefstream_leases_lost", "Attempts whose worker fell silent.", figures.leases_lost
+            "prefstream_leases_lost", "Attempts whose worker fell silent.", stats.leases_lost
         )
 
     def _of_runs(self) -> Iterator[Metric]:
@@ -121,7 +121,7 @@ class _BrokerCollector(Collector):
             "Ranked jobs that made no pair.",
             labels=["run", "reason"],
         )
-        for name, run in self._figures.runs.items():
+        for name, run in self._stats.runs.items():
             pairs.add_metric([name], run.pairs)
             open_jobs.add_metric([name], run.open_jobs)
             unpaired.add_metric([name, "tie"], run.ties)
@@ -142,12 +142,14 @@ class _BrokerCollector(Collector):
             "Weight versions that policy-made pairs lagged behind when they were leased.",
             labels=labels,
         )
-        for group in self._figures.groups:
+        for group in self._stats.groups:
             of = [group.run, group.group]
             waiting.add_metric(of, group.waiting)
             acknowledged.add_metric(of, group.acknowledged)
             stale.add_metric(of, group.stale)
-            staleness.add_metric(of, count_value=group.aged, sum_value=group.lag)
+            staleness.add_metric(
+                of, count_value=group.staleness_count, sum_value=group.staleness_sum
+            )
         yield from (waiting, acknowledged, stale, staleness)
 
     def _of_weights(self) -> Iterator[Metric]:

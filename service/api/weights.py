@@ -31,6 +31,6 @@ async def get_weights(
     wait_s: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0,
 ) -> Weights:
     if settled is not None and wait_s > 0:
-        waiting = app_state.broker.weights.settled(settled, app_state.clamp_wait(wait_s))
+        waiting = app_state.broker.weights.wait_adopted(settled, app_state.clamp_wait(wait_s))
         await app_state.until_stopping(waiting)
     return await app_state.broker.weights.state()

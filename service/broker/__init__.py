@@ -1,13 +1,10 @@
-"""The only room that talks to Redis.
+"""The only room that talks to Redis or Valkey: `Broker`, and what its calls take, return and raise.
 
-`Broker` holds one connection pool and the rooms beside it: jobs, runs, batches,
-images, weights, workers.
+Every change of state is one Lua script (`lua/`), so it happens whole or not at all.
 """
 
-from typing import Self
-
-from service.broker.batches import Batches
-from service.broker.claims import Claim
+from service.broker.broker import Broker
+from service.broker.claims import KINDS, Claim
 from service.broker.errors import (
     UNAVAILABLE,
     BadCursor,
@@ -24,29 +21,20 @@ from service.broker.errors import (
     VersionNotNewer,
     WindowFull,
 )
-from service.broker.images import Images
-from service.broker.jobs import Event, Jobs
-from service.broker.notifications import Bell, ring_within
-from service.broker.runs import Runs
-from service.broker.stats import Figures, read_figures
-from service.broker.store import Store
-from service.broker.weights import Weights
-from service.broker.workers import Workers
-from service.settings import Settings
+from service.broker.jobs import Event
+from service.broker.notifications import wait_within
+from service.broker.stats import Stats
 
 __all__ = [
+    "KINDS",
     "UNAVAILABLE",
     "BadCursor",
-    "Batches",
     "Broker",
     "BrokerError",
     "Claim",
     "Event",
-    "Figures",
     "IdempotencyConflict",
     "ImageGone",
-    "Images",
-    "Jobs",
     "LeaseLost",
     "LogChanged",
     "LogTrimmed",
@@ -54,46 +42,8 @@ __all__ = [
     "PairConflict",
     "QueueFull",
     "RunBusy",
-    "Runs",
+    "Stats",
     "VersionNotNewer",
-    "Weights",
     "WindowFull",
-    "Workers",
-    "ring_within",
+    "wait_within",
 ]
-
-
-class Broker:
-    """One namespace on one Redis or Valkey. Use it in the event loop that made it."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._bell = Bell(store)
-        self.jobs = Jobs(store, self._bell)
-        self.runs = Runs(store)
-        self.batches = Batches(store, self._bell)
-        self.images = Images(store)
-        self.weights = Weights(store, self._bell)
-        self.workers = Workers(store)
-
-    @classmethod
-    def connect(cls, settings: Settings) -> Self:
-        """Raises: MissingRedis. Connects when first used."""
-        return cls(Store.connect(settings))
-
-    async def ping(self) -> None:
-        """Raises one of `UNAVAILABLE` if the server is away."""
-        await self.store.command("PING")
-
-    async def figures(self) -> Figures:
-        return await read_figures(self.store)
-
-    async def close(self) -> None:
-        await self._bell.close()
-        await self.store.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()

@@ -11,16 +11,19 @@ go leave nothing behind in the group.
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from service.broker.runs import APPEND_PAIR, DEFAULTS
-from service.broker.store import MAX_BLOCK_S, Script, milliseconds, moment, new_epoch, new_nonce
-from service.broker.sweeper import PROMOTE, Upkeep
+from service.broker.connection import MAX_BLOCK_S, Connection, from_milliseconds, milliseconds
+from service.broker.notifications import Notifications
+from service.broker.runs import DEFAULT_SETTINGS, new_epoch, new_nonce
+from service.broker.scripts import script
+from service.broker.sweeper import Sweeper
 from service.schemas import (
     Attempt,
     BdhsRequest,
@@ -36,158 +39,65 @@ EVENT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 MAX_EVENTS = 1000
 """Progress events kept of a job."""
 
-CLAIM = Script(
-    PROMOTE
-    + """
-local worker, wanted = ARGV[1], tonumber(ARGV[2])
-promote()
-local time = now()
-local claims = {}
+REQUESTS: dict[str, type[SampleRequest] | type[BdhsRequest]] = {
+    JobKind.sample: SampleRequest,
+    JobKind.bdhs: BdhsRequest,
+}
+"""What is asked, by the kind of the job."""
 
-local function start(id, lane, entry)
-  local job = job_key(id)
-  local state = redis.call('HMGET', job, 'status', 'entry', 'deadline')
-  if state[2] ~= entry then  -- what is left of a job that ended or moved
-    redis.call('XACK', lane_key(lane), GROUP, entry)
-    redis.call('XDEL', lane_key(lane), entry)
-  elseif state[1] == 'running' then
-    -- The group was lost and reads its lanes anew. Who runs this job renews it, or it expires.
-  elseif state[3] and tonumber(state[3]) <= time then
-    miss_deadline(id)
-  else
-    local attempt = redis.call('HINCRBY', job, 'attempt', 1)
-    redis.call('HSET', job, 'status', 'running', 'owner', worker, 'started', time)
-    local rest = redis.call('HMGET', job, 'kind', 'request', 'images', 'history', 'run', 'trace')
-    if rest[3] then touch_images(rest[3]) end
-    if rest[5] then redis.call('SADD', run_key(rest[5]) .. ':running', id) end
-    ring('step:' .. id)
-    claims[#claims + 1] = {id, rest[1], rest[2], attempt, state[3] or '', rest[4] or '',
-      rest[6] or ''}
-  end
-end
+KINDS = tuple(REQUESTS)
+"""The kinds of jobs that this release can claim."""
 
-local function read(lane)
-  local command = {'XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', wanted - #claims,
-    'STREAMS', lane_key(lane), '>'}
-  local reply = redis.pcall(unpack(command))
-  if reply and reply.err then
-    if not string.find(reply.err, 'NOGROUP') then error(reply.err) end
-    redis.call('XGROUP', 'CREATE', lane_key(lane), GROUP, 0, 'MKSTREAM')
-    reply = redis.call(unpack(command))
-  end
-  return reply and reply[1][2] or {}
-end
+UNREADABLE_DELAY_S = 1.0
+"""Least time until somebody else is asked for a job that a worker could not read."""
 
-for _, lane in ipairs(LANES) do
-  while #claims < wanted do
-    local entries = read(lane)
-    if #entries == 0 then break end
-    for _, entry in ipairs(entries) do start(entry[2][2], lane, entry[1]) end
-  end
-end
+UNREADABLE_S = 3600.0
+"""How long such a job waits for a worker that can read it; then it is dead."""
 
--- With nothing to do, the caller waits for what comes after these entries.
-local seen, due = {}, ''
-if #claims == 0 then
-  for _, lane in ipairs(LANES) do
-    local info = redis.call('XINFO', 'STREAM', lane_key(lane))
-    for i = 1, #info, 2 do
-      if info[i] == 'last-generated-id' then seen[#seen + 1] = info[i + 1] end
-    end
-  end
-  local first = redis.call('ZRANGE', NS .. ':retries', 0, 0, 'WITHSCORES')
-  if first[2] then due = math.max(0, first[2] - time) end
-end
-return {claims, seen, due}
-"""
-)
+MAX_DOUBLINGS = 32
+"""Of a retry's delay: beyond any `retry_max_s`, and far from what a float cannot hold."""
 
-RENEW = Script("""
-local lost = {}
-for i = 1, #ARGV, 2 do
-  local id, fence = ARGV[i], ARGV[i + 1]
-  if owned(id, fence) then
-    local place = redis.call('HMGET', job_key(id), 'lane', 'entry')
-    local command = {'XCLAIM', lane_key(place[1]), GROUP, CONSUMER, 0, place[2], 'FORCE', 'JUSTID'}
-    local reply = redis.pcall(unpack(command))
-    if reply.err then  -- the group was lost; FORCE puts the lease into a new one
-      redis.call('XGROUP', 'CREATE', lane_key(place[1]), GROUP, 0, 'MKSTREAM')
-      redis.call(unpack(command))
-    end
-  else
-    -- Not lost is what this very attempt has just finished.
-    local state = redis.call('HMGET', job_key(id), 'status', 'attempt')
-    if state[1] ~= 'succeeded' or state[2] ~= fence then lost[#lost + 1] = id end
-  end
-end
-return lost
-""")
 
-FINISH = Script(
-    APPEND_PAIR
-    + """
-local id, fence, result, pair, images, version, nonce, epoch, run_settings, unpaired = unpack(ARGV)
-if not owned(id, fence) then
-  -- True for this very call again (its reply was lost), false for a late finisher.
-  local state = redis.call('HMGET', job_key(id), 'status', 'attempt')
-  return state[1] == 'succeeded' and state[2] == fence and 1 or 0
-end
-local run = redis.call('HGET', job_key(id), 'run')
-if run and pair ~= '' then
-  make_run(run, epoch, run_settings)
-  append_pair(run, pair, images, version, nonce)
-elseif run and unpaired ~= '' then
-  make_run(run, epoch, run_settings)
-  redis.call('HINCRBY', run_key(run), unpaired, 1)
-end
-redis.call('HSET', job_key(id), 'result', result)
-redis.call('HDEL', job_key(id), 'error')
-conclude(id, 'succeeded')
-return 1
-"""
-)
+@script("claims/claim.lua")
+def _claim(worker: str, limit: int, *kinds: str) -> list[Any]: ...
 
-FAIL = Script("""
-local id, fence, error = unpack(ARGV)
-if not owned(id, fence) then return 0 end
-remember(id, error)
-conclude(id, 'failed')
-return 1
-""")
 
-RETRY = Script("""
-local id, fence, error, delay, give_up = unpack(ARGV)
-if not owned(id, fence) then return 0 end
-remember(id, error)
-local tries = fence - (redis.call('HGET', job_key(id), 'released') or 0)
-if give_up == '1' or tries >= MAX_ATTEMPTS then
-  conclude(id, 'dead')
-else
-  leave(id)
-  redis.call('HSET', job_key(id), 'status', 'retrying')
-  redis.call('ZADD', NS .. ':retries', now() + delay, id)
-  ring('job:' .. id)
-end
-return 1
-""")
+@script("claims/renew.lua")
+def _renew(*claims: str | int) -> list[str]: ...
 
-RELEASE = Script("""
-local id, fence = unpack(ARGV)
-if not owned(id, fence) then return 0 end
-leave(id)
-redis.call('HINCRBY', job_key(id), 'released', 1)
-redis.call('HSET', job_key(id), 'status', 'queued')
-enter(id, redis.call('HGET', job_key(id), 'priority') .. ':again')
-ring('job:' .. id)
-return 1
-""")
 
-PROGRESS = Script("""
-local id, fence, event, limit = unpack(ARGV)
-if not owned(id, fence) then return end
-redis.call('XADD', job_key(id) .. ':events', 'MAXLEN', '~', limit, '*', 'event', event)
-ring('step:' .. id)
-""")
+@script("claims/finish.lua")
+def _finish(
+    job_id: str,
+    fence: int,
+    result: str,
+    unpaired: str,
+    epoch: str,
+    run_settings: str,
+    *pair_fields: str | int,
+) -> int: ...
+
+
+@script("claims/fail.lua")
+def _fail(job_id: str, fence: int, problem: str) -> int: ...
+
+
+@script("claims/retry.lua")
+def _retry(job_id: str, fence: int, problem: str, delay_ms: int, give_up: int) -> int: ...
+
+
+@script("claims/release.lua")
+def _release(job_id: str, fence: int) -> int: ...
+
+
+@script("claims/release_unreadable.lua")
+def _release_unreadable(
+    job_id: str, fence: int, problem: str, delay_ms: int, give_up_ms: int
+) -> int: ...
+
+
+@script("claims/progress.lua")
+def _progress(job_id: str, fence: int, event: bytes, limit: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,62 +117,75 @@ class Claim:
     """The trace of the request that it came with (W3C); empty: none."""
 
 
-class Work(Upkeep):
-    """The worker's half of `Jobs`."""
+class Claims:
+    def __init__(
+        self, connection: Connection, notifications: Notifications, sweeper: Sweeper
+    ) -> None:
+        self._connection = connection
+        self._notifications = notifications
+        self._sweeper = sweeper
 
-    async def claim(self, worker_id: str, count: int, *, block_s: float) -> list[Claim]:
-        """Up to `count` jobs, the most urgent first; waits up to `block_s` for the first.
+    async def claim(
+        self, worker_id: str, count: int, *, block_s: float, kinds: Collection[str] = KINDS
+    ) -> list[Claim]:
+        """Up to `count` jobs of these kinds, the most urgent first; waits up to `block_s` for the
+        first. Jobs of other kinds are left to workers that know them.
 
-        Cancelling this call loses nothing: what it had just claimed goes back.
+        Cancelling this call loses nothing: what it had just claimed goes back. Raises: ValueError
+        for less than one job, for no kind, and for a kind that is not among `KINDS`.
         """
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
+        if not kinds or not set(kinds) <= set(KINDS):
+            raise ValueError(f"kinds must be some of {', '.join(KINDS)}, not {list(kinds)}")
         end = time.monotonic() + block_s
         while True:
-            await self.sweep()
-            claims, seen, due_ms = await self._claim_now(worker_id, count)
+            await self._sweeper.sweep()
+            claims, lanes, due_ms = await self._claim_now(worker_id, count, kinds)
             left = end - time.monotonic()
             if claims or left <= 0:
                 return claims
-            if seen:  # else it had claimed what it cannot read, and there may be more
-                await self._wait_for_work(seen, min(left, self._sweep_every_s, due_ms / 1000))
+            if lanes:  # else there may be more at once
+                await self._wait_for_work(lanes, min(left, self._sweeper.interval_s, due_ms / 1000))
 
-    async def _claim_now(self, worker_id: str, count: int) -> tuple[list[Claim], list[str], float]:
-        call = asyncio.ensure_future(self._store.run(CLAIM, worker_id, count))
+    async def _claim_now(
+        self, worker_id: str, count: int, kinds: Iterable[str]
+    ) -> tuple[list[Claim], dict[str, str], float]:
+        """Claims; if there is nothing to claim, the last entry of each lane, by its key; and the
+        time until the next retry, in milliseconds."""
+        call = asyncio.ensure_future(self._connection.run(_claim, worker_id, count, *kinds))
         try:
-            claimed, seen, due = await asyncio.shield(call)
+            claimed, lanes, last_ids, due = await asyncio.shield(call)
         except asyncio.CancelledError:
             for values in (await call)[0]:
-                await self._store.run(RELEASE, values[0], values[3])
+                await self._connection.run(_release, values[0], values[3])
             raise
         claims: list[Claim] = []
         for values in claimed:
             try:
                 claims.append(claim_from(worker_id, values))
             except ValidationError as error:  # enqueued by another release of the service, say
-                await self._retry(values[0], values[3], unreadable(error), give_up=False)
-        return claims, seen, float("inf") if due == "" else float(due)
+                await self._release_unreadable(values[0], values[3], unreadable(error))
+        last = dict(zip(lanes, last_ids, strict=True))
+        return claims, last, float("inf") if due == "" else float(due)
 
-    async def _wait_for_work(self, seen: list[str], seconds: float) -> None:
-        """Blocks until a lane has an entry newer than those `seen`. Takes nothing.
+    async def _wait_for_work(self, lanes: dict[str, str], seconds: float) -> None:
+        """Blocks until a lane has an entry newer than its last one. Takes nothing.
 
         A blocking XREADGROUP would take one entry of every lane, more than a worker with one free
         slot may hold, and would leave a moment in which an entry is taken but not started.
         """
-        lanes = [
-            self._store.key("lane", name)
-            for priority in ("high", "normal", "low")
-            for name in (f"{priority}:again", priority)
-        ]
         block = milliseconds(min(seconds, MAX_BLOCK_S))
-        await self._store.alone("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *lanes, *seen)
+        await self._connection.unpipelined(
+            "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *lanes, *lanes.values()
+        )
 
     async def renew(self, claims: Iterable[Claim]) -> set[str]:
         """Extends the leases. Returns the ids of jobs that are no longer this worker's."""
         arguments = [value for claim in claims for value in (claim.job_id, claim.attempt)]
         if not arguments:
             return set()
-        return set(await self._store.run(RENEW, *arguments))
+        return set(await self._connection.run(_renew, *arguments))
 
     async def finish(self, claim: Claim, result: Result) -> bool:
         """Result, its pair (to the end of the job's run) and end of the job, in one step.
@@ -270,58 +193,74 @@ class Work(Upkeep):
         False: superseded, and nothing was changed.
         """
         pair = result.pairs[0] if result.pairs else None
-        done = await self._store.run(
-            FINISH,
+        done = await self._connection.run(
+            _finish,
             claim.job_id,
             claim.attempt,
             result.model_dump_json(),
-            pair.model_dump_json() if pair else "",
-            " ".join(dict.fromkeys(pair.images)) if pair else "",
-            oldest_version(pair) if pair else "",
-            new_nonce(),
-            new_epoch(),
-            DEFAULTS,
             unpaired(result),
+            new_epoch(),
+            DEFAULT_SETTINGS,
+            *(pair_fields(pair) if pair else ()),
         )
         return bool(done)
 
     async def fail(self, claim: Claim, error: JobError) -> bool:
         """Ends a job that would fail again. False: superseded."""
-        return bool(
-            await self._store.run(FAIL, claim.job_id, claim.attempt, error.model_dump_json())
-        )
+        problem = error.model_dump_json()
+        return bool(await self._connection.run(_fail, claim.job_id, claim.attempt, problem))
 
     async def retry(self, claim: Claim, error: JobError, *, give_up: bool = False) -> bool:
         """Another attempt after a growing, jittered delay; after the last, the dead letters.
 
         `give_up` sends it there at once. False: superseded.
         """
-        return await self._retry(claim.job_id, claim.attempt, error, give_up=give_up)
-
-    async def _retry(self, job_id: str, attempt: int, error: JobError, *, give_up: bool) -> bool:
-        settings = self._store.settings
-        longest = min(settings.retry_max_s, settings.retry_base_s * 2 ** (attempt - 1))
-        delay = longest * random.uniform(0.5, 1.0)
+        delay_ms = round(self._retry_delay_s(claim.attempt) * 1000)
+        problem = error.model_dump_json()
         return bool(
-            await self._store.run(
-                RETRY,
-                job_id,
-                attempt,
-                error.model_dump_json(),
-                round(delay * 1000),
-                int(give_up),
+            await self._connection.run(
+                _retry, claim.job_id, claim.attempt, problem, delay_ms, int(give_up)
             )
         )
 
+    def _retry_delay_s(self, attempt: int) -> float:
+        settings = self._connection.settings
+        delay_s = settings.retry_base_s * 2 ** min(attempt - 1, MAX_DOUBLINGS)
+        return min(settings.retry_max_s, delay_s) * random.uniform(0.5, 1.0)
+
     async def release(self, claim: Claim) -> bool:
         """Hands a job back unharmed: next in its priority, this attempt not counted against it."""
-        return bool(await self._store.run(RELEASE, claim.job_id, claim.attempt))
+        return bool(await self._connection.run(_release, claim.job_id, claim.attempt))
+
+    async def _release_unreadable(self, job_id: str, attempt: int, error: JobError) -> None:
+        """Hands back a job for another worker to read, this attempt not counted against it; to the
+        dead letters if none could for `UNREADABLE_S`."""
+        delay_s = max(UNREADABLE_DELAY_S, self._retry_delay_s(attempt))
+        await self._connection.run(
+            _release_unreadable,
+            job_id,
+            attempt,
+            error.model_dump_json(),
+            milliseconds(delay_s),
+            milliseconds(UNREADABLE_S),
+        )
+
+    def revoked(self) -> AbstractAsyncContextManager[asyncio.Event]:
+        """An event that is set when some worker has lost a job: cancelled, past its deadline, or
+        silent for too long. `renew` says whether it was one's own."""
+        return self._notifications.subscribe("lost")
 
     async def progress(self, claim: Claim, event: dict[str, JsonValue]) -> None:
         """Tells those who follow the job. Ignored when superseded."""
-        await self._store.run(
-            PROGRESS, claim.job_id, claim.attempt, EVENT.dump_json(event), MAX_EVENTS
+        await self._connection.run(
+            _progress, claim.job_id, claim.attempt, EVENT.dump_json(event), MAX_EVENTS
         )
+
+
+def pair_fields(pair: Pair) -> tuple[str | int, ...]:
+    """Of a pair, what `finish.lua` takes."""
+    images = " ".join(dict.fromkeys(pair.images))
+    return pair.model_dump_json(), images, oldest_version(pair), new_nonce()
 
 
 def oldest_version(pair: Pair) -> int | str:
@@ -340,21 +279,21 @@ def unpaired(result: Result) -> str:
 def unreadable(error: ValidationError) -> JobError:
     return JobError(
         code="unreadable_request",
-        message="The worker does not understand this request; is it of the service's release? "
+        message="No worker has understood this request yet; are they of the service's release? "
+        f"It is dead after {UNREADABLE_S / 3600:g} h. "
         + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
     )
 
 
 def claim_from(worker_id: str, values: list[Any]) -> Claim:
     job_id, kind, request, attempt, deadline, history, traceparent = values
-    model = BdhsRequest if kind == JobKind.bdhs else SampleRequest
     return Claim(
         job_id=job_id,
         kind=JobKind(kind),
-        request=model.model_validate_json(request),
+        request=REQUESTS[kind].model_validate_json(request),
         attempt=attempt,
         worker_id=worker_id,
-        deadline_at=moment(deadline) if deadline else None,
+        deadline_at=from_milliseconds(deadline) if deadline else None,
         history=tuple(
             Attempt.model_validate_json(line).error for line in history.split("\n") if line
         ),

@@ -1,7 +1,7 @@
 """Waiting without polling: one pub/sub connection a process, handed out to all that wait.
 
-A ring says that something may have changed; the state itself is always read from Redis. So a lost
-ring (a dropped connection) costs nothing as long as every reconnect rings for everybody.
+A notification says that something may have changed; the state itself is always read from Redis. So a lost
+one (a dropped connection) costs nothing as long as every reconnect wakes everybody.
 """
 
 import asyncio
@@ -9,36 +9,39 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from service.broker.connection import Connection, Subscription
 from service.broker.errors import UNAVAILABLE
-from service.broker.store import Store, Subscription
 
 RETRY_S = 0.25
+CHANNEL = "bell"
+"""Of a kind: `{namespace}:bell:<kind>`."""
+
 QUIET_S = 5.0
 """Silence after which the connection is probed."""
 
 
-class Bell:
+class Notifications:
     """Subjects are `<kind>:<name>`, or just a kind. Each kind has a channel, which is subscribed to
-    from the first time that somebody listens for it."""
+    from the first time that somebody subscribes to it."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._kinds: set[str] = set()
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
 
     @asynccontextmanager
-    async def listen(self, *subjects: str) -> AsyncGenerator[asyncio.Event]:
-        """An event that is set at every ring for the subjects from now on; the caller clears it.
+    async def subscribe(self, *subjects: str) -> AsyncGenerator[asyncio.Event]:
+        """An event that is set at every notification of the subjects from now on; the caller clears it.
 
-        Look at the state after entering, not before: what changes from then on rings.
+        Look at the state after entering, not before: what changes from then on notifies.
         """
         kinds = {subject.partition(":")[0] for subject in subjects}
         if self._listener is None or self._listener.done() or not kinds <= self._kinds:
             self._kinds |= kinds
             self._connected.clear()
-            self._listener = asyncio.create_task(self._listen(self._listener), name="bell")
+            self._listener = asyncio.create_task(self._listen(self._listener), name="notifications")
         event = asyncio.Event()
         for subject in subjects:
             self._waiting.setdefault(subject, set()).add(event)
@@ -59,7 +62,7 @@ class Bell:
         try:
             await asyncio.wait({waiter}, timeout=RETRY_S)
             if not waiter.done():
-                await self._store.command("PING")
+                await self._connection.command("PING")
                 await waiter
         finally:
             waiter.cancel()
@@ -70,14 +73,14 @@ class Bell:
             before.cancel()
             await asyncio.wait({before})
         while True:
-            pubsub = self._store.subscription()
-            channels = [self._store.key("bell", kind) for kind in sorted(self._kinds)]
+            pubsub = self._connection.subscription()
+            channels = [self._connection.key(CHANNEL, kind) for kind in sorted(self._kinds)]
             try:
                 await pubsub.subscribe(*channels)
                 await self._deliver(pubsub, len(channels))
             except UNAVAILABLE:
                 self._connected.clear()
-                self._ring_all()  # who waits looks, and meets the error in its own call
+                self._notify_all()  # who waits looks, and meets the error in its own call
                 await asyncio.sleep(RETRY_S)
             finally:
                 await _discard(pubsub)
@@ -96,12 +99,12 @@ class Bell:
             if message["type"] == "subscribe":
                 if message["data"] == channels:  # the last of them
                     self._connected.set()
-                    self._ring_all()
+                    self._notify_all()
             elif message["type"] == "message":
                 for event in self._waiting.get(message["data"], ()):
                     event.set()
 
-    def _ring_all(self) -> None:
+    def _notify_all(self) -> None:
         for events in self._waiting.values():
             for event in events:
                 event.set()
@@ -118,8 +121,8 @@ async def _discard(pubsub: Subscription) -> None:
         await pubsub.aclose()
 
 
-async def ring_within(event: asyncio.Event, seconds: float) -> bool:
-    """Waits for a ring, and clears it. False: none came."""
+async def wait_within(event: asyncio.Event, seconds: float) -> bool:
+    """Waits for a notification, and clears it. False: none came."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()

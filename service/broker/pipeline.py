@@ -15,33 +15,33 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.broker.errors import REFUSALS, NotDurable, ServerRefuses
 
-ANSWER_S = 10.0
+TIMEOUT_S = 10.0
 """Time without an answer after which a connection counts as broken."""
 
-TOGETHER = 128
+MAX_COMMANDS = 128
 """Calls in one exchange, at most."""
 
 Argument = str | bytes | int | float
 
 
-class Calls:
+class Pipeline:
     """Of one event loop. Each call has its own answer or error; a broken connection is an error of
     all that were under way. A caller that is cancelled does not take its call back."""
 
-    def __init__(self, redis: Any, patience_s: float = 0.0) -> None:
-        """`patience_s`: how long the server may take beyond `ANSWER_S`."""
+    def __init__(self, redis: Any, extra_s: float = 0.0) -> None:
+        """`extra_s`: how long the server may take beyond `TIMEOUT_S`."""
         self._redis = redis
         # Its own for good: to take one from the pool for each exchange costs as much as the rest.
         self._connection = redis.connection_pool.make_connection()
-        self._patience_s = patience_s
+        self._extra_s = extra_s
         self._waiting: list[tuple[Sequence[Argument], asyncio.Future[Any]]] = []
         self._sending: asyncio.Task[None] | None = None
 
-    async def call(self, *args: Argument) -> Any:
+    async def execute(self, *args: Argument) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((args, answer))
         if self._sending is None:
-            self._sending = asyncio.create_task(self._send(), name="calls")
+            self._sending = asyncio.create_task(self._send(), name="pipeline")
         return await answer
 
     async def close(self) -> None:
@@ -49,12 +49,12 @@ class Calls:
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
-        await self._hang_up()
+        await self._disconnect()
 
     async def _send(self) -> None:
         try:
             while self._waiting:
-                sent, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+                sent, self._waiting = self._waiting[:MAX_COMMANDS], self._waiting[MAX_COMMANDS:]
                 try:
                     answers: list[Any] = await self._exchange([args for args, _ in sent])
                 except Exception as error:
@@ -71,12 +71,12 @@ class Calls:
 
     async def _exchange(self, commands: list[Sequence[Argument]]) -> list[Any]:
         """The answer or error of each."""
-        async with answered_within(ANSWER_S + self._patience_s):
+        async with answered_within(TIMEOUT_S + self._extra_s):
             return await self._connection.retry.call_with_retry(
-                lambda: self._talk(commands), self._hang_up
+                lambda: self._send_and_read(commands), self._disconnect
             )
 
-    async def _talk(self, commands: list[Sequence[Argument]]) -> list[Any]:
+    async def _send_and_read(self, commands: list[Sequence[Argument]]) -> list[Any]:
         answers: list[Any] = []
         try:
             packed = self._connection.pack_commands(commands)
@@ -85,28 +85,28 @@ class Calls:
                 try:
                     answers.append(await self._redis.parse_response(self._connection, args[0]))
                 except ResponseError as error:
-                    answers.append(understood(error))
+                    answers.append(translated(error))
         except BaseException:  # what comes later would be taken for an answer to something else
-            await self._hang_up()
+            await self._disconnect()
             raise
         return answers
 
-    async def _hang_up(self, _: Exception | None = None) -> None:
+    async def _disconnect(self, _: Exception | None = None) -> None:
         await self._connection.disconnect(nowait=True)
 
 
-class DurableCalls(Calls):
+class DurablePipeline(Pipeline):
     """Calls that are answered when what they changed is on disk (WAITAOF). One sync serves all that
     go together."""
 
     async def _exchange(self, commands: list[Sequence[Argument]]) -> list[Any]:
         # On the same connection, because WAITAOF is about the writes of its own.
-        wait = ("WAITAOF", 1, 0, round(self._patience_s * 1000))
+        wait = ("WAITAOF", 1, 0, round(self._extra_s * 1000))
         *answers, synced = await super()._exchange([*commands, wait])
         if isinstance(synced, Exception):
             failure = NotDurable(str(synced))
         elif synced[0] < 1:
-            failure = NotDurable(f"no sync within {self._patience_s:g} s")
+            failure = NotDurable(f"no sync within {self._extra_s:g} s")
         else:
             return answers
         return [answer if isinstance(answer, Exception) else failure for answer in answers]
@@ -120,10 +120,10 @@ async def answered_within(seconds: float) -> AsyncGenerator[None]:
     except TimeoutError as error:
         raise RedisTimeoutError(f"no answer within {seconds:g} s") from error
     except ResponseError as error:
-        raise understood(error) from None
+        raise translated(error) from None
 
 
-def understood(answer: Any) -> Any:
+def translated(answer: Any) -> Any:
     """The answer; of errors, those that are the server's state as what they are."""
     if isinstance(answer, ResponseError) and str(answer).startswith(REFUSALS):
         return ServerRefuses(str(answer))

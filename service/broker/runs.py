@@ -7,11 +7,13 @@ that went back and grew anew, no longer matches the cursors read from the old on
 
 import hashlib
 import json
+import random
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from service.broker.connection import Connection, from_milliseconds
 from service.broker.errors import (
     RETRY_AFTER_S,
     BadCursor,
@@ -22,7 +24,7 @@ from service.broker.errors import (
     RunBusy,
     WindowFull,
 )
-from service.broker.store import Script, Store, moment, new_epoch, new_nonce
+from service.broker.scripts import script
 from service.schemas import (
     Appended,
     Group,
@@ -33,165 +35,51 @@ from service.schemas import (
     RunSettings,
 )
 
-CANCELLED_AT_ONCE = 500
+MAX_CANCELLED = 500
 """Jobs that one step of a forced deletion cancels; a longer one would hold the server up."""
 
-GROUPS = """
-local function group_key(run, group) return run_key(run) .. ':group:' .. group end
-local function position_of(place) return tonumber(string.match(place or '0', '^%d+')) end
 
--- Deletes all that is known of a group.
-local function forget(run, group)
-  local parts = {'', ':unacked', ':again', ':aside', ':leases', ':held', ':tries', ':acked'}
-  for _, part in ipairs(parts) do
-    redis.call('UNLINK', group_key(run, group) .. part)
-  end
-  return redis.call('SREM', run_key(run) .. ':groups', group)
-end
+@script("runs/put.lua")
+def _put(run: str, epoch: str, settings: str) -> None: ...
 
--- Drops the log up to a position, that one included.
-local function cut(run, position)
-  local last = redis.call('XRANGE', run_key(run) .. ':log', position, position)[1]
-  if not last then return end
-  redis.call('XTRIM', run_key(run) .. ':log', 'MINID', position + 1)
-  redis.call('HSET', run_key(run), 'trimmed', last[1])
-end
-"""
 
-WAITING = (
-    GROUPS
-    + """
--- Pairs that a group has neither taken nor set aside.
-local function waiting(run, group)
-  local state = redis.call('HMGET', run_key(run), 'pairs', 'trimmed')
-  local key = group_key(run, group)
-  local taken = math.max(redis.call('HGET', key, 'taken') or 0, position_of(state[2]))
-  return state[1] - taken - redis.call('ZCOUNT', key .. ':aside', taken + 1, '+inf')
-end
-"""
-)
+@script("runs/get.lua")
+def _get(run: str) -> list[Any] | None: ...
 
-APPEND_PAIR = (
-    GROUPS
-    + """
-local function append_pair(run, pair, images, version, nonce)
-  local position = redis.call('HINCRBY', run_key(run), 'pairs', 1)
-  local place = position .. '-' .. nonce
-  redis.call('XADD', run_key(run) .. ':log', place, 'pair', pair, 'images', images,
-    'version', version)
-  redis.call('HSET', run_key(run), 'last', place)
-  local state = redis.call('HMGET', run_key(run), 'retention', 'trimmed')
-  local retention = tonumber(state[1] or '')
-  if retention and position - retention > position_of(state[2]) then
-    cut(run, position - retention)
-  end
-  touch_images(images)
-  ring('run:' .. run)
-end
-"""
-)
 
-APPEND = Script(
-    WAITING
-    + APPEND_PAIR
-    + """
-local run, pair, images, nonce, key, fingerprint, epoch, run_settings = unpack(ARGV)
-make_run(run, epoch, run_settings)
-local epoch = redis.call('HGET', run_key(run), 'epoch')
-local first = redis.call('HMGET', NS .. ':key:' .. key, 'epoch', 'fingerprint')
-if first[1] == epoch then return {first[2] == fingerprint and 'known' or 'conflict'} end
-local window = tonumber(redis.call('HGET', run_key(run), 'window'))
-local used = redis.call('ZCARD', run_key(run) .. ':open') + waiting(run, 'trainer')
-if used >= window then return {'window', used, window} end
-for ref in string.gmatch(images, '%S+') do
-  if not redis.call('ZSCORE', NS .. ':images', ref) then return {'image', ref} end
-end
-append_pair(run, pair, images, '', nonce)
-redis.call('HSET', NS .. ':key:' .. key, 'epoch', epoch, 'fingerprint', fingerprint)
-redis.call('PEXPIRE', NS .. ':key:' .. key, IDEMPOTENCY_TTL_MS)
-return {'new'}
-"""
-)
+@script("runs/append.lua")
+def _append(
+    run: str,
+    pair: str,
+    images: str,
+    nonce: int,
+    key: str,
+    fingerprint: str,
+    new_epoch: str,
+    run_settings: str,
+) -> list[Any]: ...
 
-PUT = Script("""
-local run, epoch, settings = unpack(ARGV)
-make_run(run, epoch, settings)
-redis.call('HSET', run_key(run), unpack(cjson.decode(settings)))
-""")
 
-GET = Script(
-    WAITING
-    + """
-local run = ARGV[1]
-local key = run_key(run)
-if redis.call('EXISTS', key) == 0 then return false end
-local groups = {}
-for _, group in ipairs(redis.call('SMEMBERS', key .. ':groups')) do
-  local g = group_key(run, group)
-  local returned = redis.call('ZCARD', g .. ':again')
-  local leased = redis.call('ZCARD', g .. ':unacked') - returned
-  groups[#groups + 1] = {group, waiting(run, group), leased, returned,
-    redis.call('HMGET', g, 'acknowledged', 'stale', 'missed', 'redelivered')}
-end
-local oldest = redis.call('ZRANGE', key .. ':open', 0, 0, 'WITHSCORES')[2] or ''
-return {redis.call('HGETALL', key), redis.call('ZCARD', key .. ':open'),
-  redis.call('SCARD', key .. ':running'), oldest, groups}
-"""
-)
+@script("runs/delete.lua")
+def _delete(run: str, force: int, limit: int) -> list[Any]: ...
 
-DELETE = Script(
-    GROUPS
-    + """
-local run, force, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local key = run_key(run)
-if redis.call('EXISTS', key) == 0 then return {'no run'} end
-local groups, leases = redis.call('SMEMBERS', key .. ':groups'), 0
-for _, group in ipairs(groups) do
-  leases = leases + redis.call('ZCOUNT', group_key(run, group) .. ':leases', now(), '+inf')
-end
-local open = redis.call('ZCARD', key .. ':open')
-if force == '0' and open + leases > 0 then return {'busy', open, leases} end
-if open > 0 then
-  for _, id in ipairs(redis.call('ZRANGE', key .. ':open', 0, limit - 1)) do
-    conclude(id, 'cancelled')
-  end
-  ring('lost')
-  if open > limit then return {'more'} end
-end
-for _, group in ipairs(groups) do forget(run, group) end
-redis.call('UNLINK', key, key .. ':log', key .. ':groups')
-redis.call('SREM', NS .. ':runs', run)
-ring('run:' .. run)
-return {'deleted'}
-"""
-)
 
-READ = Script("""
-local run, after, limit = ARGV[1], ARGV[2], ARGV[3]
-local state = redis.call('HMGET', run_key(run), 'epoch', 'last', 'trimmed')
-local place = {}
-if after ~= '' then
-  local position = string.match(after, '^%d+')
-  place = redis.call('XRANGE', run_key(run) .. ':log', position, position)
-end
-local from = after == '' and '-' or '(' .. after
-local entries = redis.call('XRANGE', run_key(run) .. ':log', from, '+', 'COUNT', limit)
-return {state[1], state[2] or '0-0', state[3] or '0-0', place[1] and place[1][1] or '', entries}
-""")
+@script("runs/read.lua")
+def _read(run: str, after: str, limit: int) -> list[Any]: ...
 
 
 class Runs:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     async def put(self, name: str, settings: RunSettings) -> Run:
         """Creates the run, or changes the settings of one that exists."""
-        await self._store.run(PUT, name, new_epoch(), settings_fields(settings))
+        await self._connection.run(_put, name, new_epoch(), settings_fields(settings))
         run = await self.get(name)
         return run or await self.put(name, settings)  # deleted in this very moment
 
     async def get(self, name: str) -> Run | None:
-        reply = await self._store.run(GET, name)
+        reply = await self._connection.run(_get, name)
         if reply is None:
             return None
         flat, open_jobs, running_jobs, oldest, groups = reply
@@ -204,7 +92,7 @@ class Runs:
             epoch=fields["epoch"],
             open_jobs=open_jobs,
             running_jobs=running_jobs,
-            oldest_open_at=moment(oldest) if oldest else None,
+            oldest_open_at=from_milliseconds(oldest) if oldest else None,
             dead_jobs=int(fields.get("dead", 0)),
             pairs=int(fields["pairs"]),
             ties=int(fields.get("ties", 0)),
@@ -241,8 +129,8 @@ class Runs:
             created_at=datetime.now(UTC),
             metadata=request.metadata,
         )
-        outcome, *rest = await self._store.run_durably(
-            APPEND,
+        outcome, *rest = await self._connection.run_durably(
+            _append,
             name,
             pair.model_dump_json(),
             " ".join(dict.fromkeys(pair.images)),
@@ -250,7 +138,7 @@ class Runs:
             _sha256(f"pair\n{name}\n{pair_id}"),
             _sha256(request.model_dump_json()),
             new_epoch(),
-            DEFAULTS,
+            DEFAULT_SETTINGS,
         )
         match outcome:
             case "window":
@@ -263,7 +151,7 @@ class Runs:
                 return Appended(run=name, pair_id=pair_id, repeated=outcome == "known")
 
     async def names(self) -> list[str]:
-        return sorted(await self._store.command("SMEMBERS", self._store.key("runs")))
+        return sorted(await self._connection.command("SMEMBERS", self._connection.key("runs")))
 
     async def delete(self, name: str, *, force: bool = False) -> None:
         """Deletes the run, with its log and its groups, at once. `force` cancels its open jobs
@@ -273,7 +161,7 @@ class Runs:
         KeyError (no such run), RunBusy.
         """
         while True:
-            outcome, *figures = await self._store.run(DELETE, name, int(force), CANCELLED_AT_ONCE)
+            outcome, *figures = await self._connection.run(_delete, name, int(force), MAX_CANCELLED)
             match outcome:
                 case "deleted":
                     return
@@ -291,7 +179,7 @@ class Runs:
         """
         cursor = Cursor.parse(after) if after else None
         place = cursor.place if cursor else ""
-        epoch, last, trimmed, found, entries = await self._store.run(READ, name, place, limit)
+        epoch, last, trimmed, found, entries = await self._connection.run(_read, name, place, limit)
         if epoch is None:
             raise KeyError(name)
         if cursor is not None:
@@ -339,6 +227,15 @@ class Cursor:
             raise LogChanged(run, str(self), "the log went back, and grew anew past that position")
 
 
+def new_epoch() -> str:
+    return secrets.token_hex(4)
+
+
+def new_nonce() -> int:
+    """Tells a pair from another that took the same place in a log that went back."""
+    return random.getrandbits(31)
+
+
 def position_of(place: str) -> int:
     return int(place.partition("-")[0])
 
@@ -355,7 +252,7 @@ def settings_fields(settings: RunSettings) -> str:
     return json.dumps(flat)
 
 
-DEFAULTS = settings_fields(RunSettings())
+DEFAULT_SETTINGS = settings_fields(RunSettings())
 """Of a run that nobody has made before its first job."""
 
 

@@ -263,14 +263,14 @@ class RedisTransport:
         return await self._call(lambda: self._broker.jobs.page(state, before=before, limit=limit))
 
     async def retry(self, job_id: str) -> Job:
-        await self._call(lambda: self._broker.jobs.revive(job_id))
+        await self._call(lambda: self._broker.jobs.retry_dead_letter(job_id))
         job = await self.job(job_id, 0)
         if job.ended:
             raise ProblemError(self._problems.not_dead(job).problem)
         return job
 
     async def purge(self) -> int:
-        return await self._call(self._broker.jobs.purge)
+        return await self._call(self._broker.jobs.purge_dead_letters)
 
     async def runs(self) -> list[Run]:
         names = await self._call(self._broker.runs.names)
@@ -315,7 +315,7 @@ class RedisTransport:
 
     async def weights(self, settled: int | None, wait_s: float) -> Weights:
         if settled is not None:
-            await self._call(lambda: self._broker.weights.settled(settled, wait_s))
+            await self._call(lambda: self._broker.weights.wait_adopted(settled, wait_s))
         return await self._call(self._broker.weights.state)
 
     async def image(self, ref: str) -> bytes:

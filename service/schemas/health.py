@@ -23,6 +23,8 @@ class WorkerInfo(Model):
     """False: its engine has failed, and it takes no jobs."""
     heartbeat_at: datetime
     """When it said so."""
+    kinds: list[str] = []
+    """The kinds of jobs that it claims; empty: its release does not say."""
 
 
 class Health(Model):

@@ -48,8 +48,8 @@ class Queue:
         await self.broker.jobs.enqueue(JobKind.bdhs, request)
 
     async def finish(self) -> None:
-        [claim] = await self.broker.jobs.claim("w", 1, block_s=1)
-        assert await self.broker.jobs.finish(claim, bdhs_result(claim))
+        [claim] = await self.broker.claims.claim("w", 1, block_s=1)
+        assert await self.broker.claims.finish(claim, bdhs_result(claim))
         self.depth -= 1
 
     async def fill(self, depth: int, progress: Progress) -> None:
@@ -73,7 +73,7 @@ async def medians(calls: Sequence[Callable[[], Awaitable[None]]]) -> list[float]
 
 
 async def used_memory(broker: Broker) -> int:
-    return (await broker.store.redis.info("memory"))["used_memory"]
+    return (await broker.connection.redis.info("memory"))["used_memory"]
 
 
 async def measure(shallow: Queue, deep: Queue, console: Console) -> None:
@@ -105,7 +105,7 @@ async def measure(shallow: Queue, deep: Queue, console: Console) -> None:
 
 
 async def memory(broker: Broker, console: Console) -> None:
-    redis, key = broker.store.redis, broker.store.key
+    redis, key = broker.connection.redis, broker.connection.key
     run = await broker.runs.get(RUNS[0])
     assert run
     log = await redis.memory_usage(key("run", RUNS[0], "log"), samples=0)

@@ -89,7 +89,7 @@ class Generator:
                 while not self._free.locked():
                     await self._free.acquire()
                     free += 1
-                claims = await self._broker.jobs.claim("w", free, block_s=1)
+                claims = await self._broker.claims.claim("w", free, block_s=1)
                 for _ in range(free - len(claims)):
                     self._free.release()
                 for claim in claims:
@@ -100,11 +100,11 @@ class Generator:
         await self._broker.images.get(claim.request.images[0])
         await asyncio.sleep(next(self._durations))
         self._free.release()
-        assert await self._broker.jobs.finish(claim, bdhs_result(claim, version))
+        assert await self._broker.claims.finish(claim, bdhs_result(claim, version))
 
     async def _adopt(self) -> None:
         while True:
-            newest = await self._broker.weights.newer(self._version, 1.0)
+            newest = await self._broker.weights.wait_newer(self._version, 1.0)
             if newest is not None:
                 await asyncio.to_thread(fetch, newest, self._folder / str(newest.version))
                 await asyncio.sleep(SYNC_S)

@@ -150,7 +150,7 @@ async def cut_connections(server: Server) -> None:
     settings = Settings.model_validate({"redis_url": server.url})
     async with Broker.connect(settings) as broker:
         for kind in ("normal", "pubsub"):
-            await broker.store.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            await broker.connection.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
 
 async def heal(stage: Stage) -> None:
@@ -184,7 +184,7 @@ async def test_nothing_is_lost_and_nothing_is_there_twice(stage: Stage) -> None:
                 statuses = await _all_ended(broker, accepted)
                 await _check(broker, stage, accepted, statuses)
             except BaseException:
-                sys.stderr.write(f"{stage.logs()}\n{await broker.figures()}\n{stage.states()}")
+                sys.stderr.write(f"{stage.logs()}\n{await broker.stats()}\n{stage.states()}")
                 raise
     finally:
         healing.cancel()
@@ -227,7 +227,7 @@ async def _check(
         if run == RUNS[0]:
             await _acknowledged_once(broker, stage, run, made)
     assert await find_leaks(broker) == []
-    figures = await broker.figures()
+    figures = await broker.stats()
     assert (sum(figures.queued.values()), figures.running, figures.retrying) == (0, 0, 0)
 
 
@@ -263,9 +263,9 @@ async def test_cut_connections_are_mended(own_server: Server) -> None:
         await cut()
         claim = await claim_one(broker)
         await cut()
-        assert await broker.jobs.renew([claim]) == set()
+        assert await broker.claims.renew([claim]) == set()
         await cut()
-        assert await broker.jobs.finish(claim, bdhs_result(claim))
+        assert await broker.claims.finish(claim, bdhs_result(claim))
         ended = await asyncio.wait_for(waiting, 10)
         assert ended
         assert ended.status == "succeeded"

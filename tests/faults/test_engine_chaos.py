@@ -74,7 +74,9 @@ class Feeder:
                 await asyncio.sleep(0.05)
 
     async def _open(self) -> list[str]:
-        return await self._broker.store.redis.zrange(self._broker.store.key("open"), 0, -1)
+        return await self._broker.connection.redis.zrange(
+            self._broker.connection.key("open"), 0, -1
+        )
 
     async def _enqueue(self) -> None:
         number = len(self.ids)
@@ -97,7 +99,7 @@ class Feeder:
 
     async def in_hands(self) -> dict[int, list[str]]:
         """Running jobs by the process id of their worker."""
-        redis, key = self._broker.store.redis, self._broker.store.key
+        redis, key = self._broker.connection.redis, self._broker.connection.key
         hands: dict[int, list[str]] = {}
         for job_id in await self._open():
             status, owner = await redis.hmget(key("job", job_id), "status", "owner")
@@ -106,7 +108,7 @@ class Feeder:
         return hands
 
     async def ended(self) -> int:
-        return sum((await self._broker.figures()).ended.values())
+        return sum((await self._broker.stats()).ended.values())
 
 
 async def hurt(what: str, stage: Stage, feeder: Feeder, broker: Broker) -> None:
@@ -127,7 +129,7 @@ async def hurt(what: str, stage: Stage, feeder: Feeder, broker: Broker) -> None:
         os.kill(pid, signal.SIGSTOP)
         while set(jobs) & set((await feeder.in_hands()).get(pid, ())):
             await asyncio.sleep(0.1)
-            await broker.jobs.sweep()  # the other worker may just be starting
+            await broker.sweeper.sweep()  # the other worker may just be starting
         os.kill(pid, signal.SIGCONT)  # and it finishes late
 
 
@@ -146,7 +148,7 @@ async def test_a_real_engines_jobs_end_once(stage: Stage) -> None:
             stage.mend()
             jobs = [await broker.jobs.wait(job_id, PATIENCE_S) for job_id in feeder.ids]
         except BaseException:
-            sys.stderr.write(f"{stage.logs()}\n{await broker.figures()}\n{stage.states()}")
+            sys.stderr.write(f"{stage.logs()}\n{await broker.stats()}\n{stage.states()}")
             raise
         finally:
             feeding.cancel()

@@ -42,7 +42,7 @@ class Victim:
         await asyncio.gather(loops[0], return_exceptions=True)
         for task, claim in list(self._running.items()):
             task.cancel()
-            await reach(lambda c=claim: self._broker.jobs.release(c))
+            await reach(lambda c=claim: self._broker.claims.release(c))
         loops[1].cancel()
 
     async def _claim(self) -> None:
@@ -53,7 +53,7 @@ class Victim:
                 await self._changed.wait()
                 continue
             for claim in await reach(
-                lambda n=free: self._broker.jobs.claim(self._id, n, block_s=2)
+                lambda n=free: self._broker.claims.claim(self._id, n, block_s=2)
             ):
                 at("claimed", claim)
                 task = asyncio.create_task(self._work_on(claim))
@@ -66,30 +66,30 @@ class Victim:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._broker.store.settings.lease_s / 3)
+            await asyncio.sleep(self._broker.connection.settings.lease_s / 3)
             claims = list(self._running.values())
-            lost = await reach(lambda c=claims: self._broker.jobs.renew(c))
+            lost = await reach(lambda c=claims: self._broker.claims.renew(c))
             for task, claim in list(self._running.items()):
                 if claim.job_id in lost:
                     task.cancel()
 
     async def _work_on(self, claim: Claim) -> None:
-        jobs, ends = self._broker.jobs, claim.request.metadata.get("ends", "succeeded")
+        claims, ends = self._broker.claims, claim.request.metadata.get("ends", "succeeded")
         await asyncio.sleep(random.uniform(0, 0.05))
-        await reach(lambda: jobs.progress(claim, {"half": True}))
+        await reach(lambda: claims.progress(claim, {"half": True}))
         at("working", claim)
         error = JobError(code=str(ends), message="As asked.")
         if ends == "failed":
-            await reach(lambda: jobs.fail(claim, error))
+            await reach(lambda: claims.fail(claim, error))
         elif ends == "dead":
-            await reach(lambda: jobs.retry(claim, error, give_up=claim.attempt >= 2))
+            await reach(lambda: claims.retry(claim, error, give_up=claim.attempt >= 2))
         elif isinstance(claim.request, BdhsRequest):
             await reach(lambda: self._broker.images.get(claim.request.images[0]))
             at("finishing", claim)
-            await reach(lambda: jobs.finish(claim, bdhs_result(claim)))
+            await reach(lambda: claims.finish(claim, bdhs_result(claim)))
         else:
             at("finishing", claim)
-            await reach(lambda: jobs.finish(claim, SampleResult(responses=[], seed=0)))
+            await reach(lambda: claims.finish(claim, SampleResult(responses=[], seed=0)))
         at("finished", claim)
 
 

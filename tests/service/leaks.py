@@ -5,7 +5,7 @@ import re
 from service.broker import Broker
 
 KNOWN = re.compile(
-    r"lane:(high|normal|low)(:again)?|stats|swept|cursors|open|retries|deadlines|ended|dead|runs"
+    r"lane:(high|normal|low)(:again|:kind:\w+)?|kinds|stats|swept|cursors|open|retries|deadlines|ended|dead|runs"
     r"|images(_swept)?|workers|worker:.+|key:[0-9a-f]{64}|job:[0-9a-f]{32}(:events)?"
     r"|run:[^:]+(:open|:running|:log|:groups|:group:[^:]+(:\w+)?)?|weights(:\w+)?"
 )
@@ -13,12 +13,12 @@ FOR_A_TIME = re.compile(r"swept|images_swept|worker:.+|key:.+")
 
 
 async def find_leaks(broker: Broker) -> list[str]:
-    redis, store = broker.store.redis, broker.store
+    redis, connection = broker.connection.redis, broker.connection
     leaks: list[str] = []
     jobs: set[str] = set()
     runs = await broker.runs.names()
-    async for key in redis.scan_iter(match=store.key("*")):
-        name = key.removeprefix(store.key(""))
+    async for key in redis.scan_iter(match=connection.key("*")):
+        name = key.removeprefix(connection.key(""))
         if not KNOWN.fullmatch(name):
             leaks.append(f"unknown key {name}")
         if FOR_A_TIME.fullmatch(name) and await redis.ttl(key) == -1:
@@ -29,15 +29,15 @@ async def find_leaks(broker: Broker) -> list[str]:
         if name.startswith("run:") and name.split(":")[1] not in runs:
             leaks.append(f"{name} is of no run")
 
-    open_jobs = set(await redis.zrange(store.key("open"), 0, -1))
-    dead = set(await redis.zrange(store.key("dead"), 0, -1))
+    open_jobs = set(await redis.zrange(connection.key("open"), 0, -1))
+    dead = set(await redis.zrange(connection.key("dead"), 0, -1))
     by_run: set[str] = set()
     running_by_run: set[str] = set()
     for run in await broker.runs.names():
-        by_run |= set(await redis.zrange(store.key("run", run, "open"), 0, -1))
-        running_by_run |= await redis.smembers(store.key("run", run, "running"))
-    retries = set(await redis.zrange(store.key("retries"), 0, -1))
-    deadlines = set(await redis.zrange(store.key("deadlines"), 0, -1))
+        by_run |= set(await redis.zrange(connection.key("run", run, "open"), 0, -1))
+        running_by_run |= await redis.smembers(connection.key("run", run, "running"))
+    retries = set(await redis.zrange(connection.key("retries"), 0, -1))
+    deadlines = set(await redis.zrange(connection.key("deadlines"), 0, -1))
     leaks += [f"{job} is open and does not exist" for job in open_jobs - jobs]
     leaks += [f"{job} holds a place in a run, not open" for job in by_run - open_jobs]
     leaks += [f"{job} runs and does not exist" for job in running_by_run - jobs]
@@ -46,8 +46,7 @@ async def find_leaks(broker: Broker) -> list[str]:
 
     in_lanes: list[str] = []
     leased = 0
-    for lane in ("high", "high:again", "normal", "normal:again", "low", "low:again"):
-        key = store.key("lane", lane)
+    async for key in redis.scan_iter(match=connection.key("lane", "*")):
         in_lanes += [fields["job"] for _, fields in await redis.xrange(key)]
         if await redis.exists(key) and await redis.xinfo_groups(key):
             leased += (await redis.xpending(key, "workers"))["pending"]
@@ -60,7 +59,7 @@ async def find_leaks(broker: Broker) -> list[str]:
             leaks.append(f"{job_id} is {job.status}, and its run does not know")
         if (job.status == "dead") != (job_id in dead):
             leaks.append(f"{job_id} is {job.status}, and the dead letters disagree")
-        expires = await redis.ttl(store.key("job", job_id)) != -1
+        expires = await redis.ttl(connection.key("job", job_id)) != -1
         if job.ended:
             if job_id in open_jobs:
                 leaks.append(f"{job_id} has ended and is open")
@@ -82,12 +81,12 @@ async def find_leaks(broker: Broker) -> list[str]:
 
 
 async def _leaks_of_run(broker: Broker, run: str) -> list[str]:
-    redis, store = broker.store.redis, broker.store
+    redis, connection = broker.connection.redis, broker.connection
     leaks: list[str] = []
-    for group in await redis.smembers(store.key("run", run, "groups")):
+    for group in await redis.smembers(connection.key("run", run, "groups")):
 
         def key(name: str, group: str = group) -> str:
-            return store.key("run", run, "group", group, name)
+            return connection.key("run", run, "group", group, name)
 
         held = await redis.hgetall(key("held"))
         leased = [position for positions in held.values() for position in positions.split()]

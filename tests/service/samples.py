@@ -44,7 +44,7 @@ async def enqueue_bdhs(broker: Broker, **fields: Any) -> Job:
 
 
 async def claim_one(broker: Broker, worker_id: str = "w1", block_s: float = 10) -> Claim:
-    [claim] = await broker.jobs.claim(worker_id, 1, block_s=block_s)
+    [claim] = await broker.claims.claim(worker_id, 1, block_s=block_s)
     return claim
 
 
@@ -88,7 +88,7 @@ async def append(
     for _ in range(count):
         await enqueue_bdhs(broker, run=run)
         claim = await claim_one(broker)
-        assert await broker.jobs.finish(claim, bdhs_result(claim, version))
+        assert await broker.claims.finish(claim, bdhs_result(claim, version))
         made.append(claim.job_id)
     return made
 

@@ -31,7 +31,7 @@ async def test_a_job_carries_the_trace_of_its_request(
     assert claim.traceparent == f"00-{callers[3:35]}-{_id(request)}-01"
     with tracing.span("sample", claim.traceparent, job=claim.job_id):
         assert tracing.headers()["traceparent"].startswith(f"00-{callers[3:35]}-")
-        await worker.jobs.finish(claim, sample_result())
+        await worker.claims.finish(claim, sample_result())
     [_, job] = exported.get_finished_spans()
     assert job.parent is not None
     assert f"{job.parent.span_id:016x}" == _id(request)

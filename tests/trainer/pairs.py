@@ -46,7 +46,7 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
                 metadata={SECOND_REJECTED: second_rejected(number)},
             )
             await client.sample(request)
-            [claim] = await worker.jobs.claim("w", 1, block_s=10)
+            [claim] = await worker.claims.claim("w", 1, block_s=10)
             pair = Pair(
                 prompt=claim.request.conversation,
                 images=claim.request.images,
@@ -65,7 +65,7 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
                 metadata=claim.request.metadata,
             )
             result = SampleResult(responses=[], seed=number, pairs=[pair])
-            assert await worker.jobs.finish(claim, result)
+            assert await worker.claims.finish(claim, result)
             made.append(claim.job_id)
     return made
 

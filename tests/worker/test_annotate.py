@@ -96,7 +96,7 @@ async def test_the_scene_checker_makes_true_pairs_and_ties_are_counted(
         results = [result_of(await ended(broker, job_id)) for job_id in ids]
         log = (await broker.runs.pairs(RUN, None, 100)).pairs
         run = await broker.runs.get(RUN)
-        figures = await broker.figures()
+        figures = await broker.stats()
     assert run
     made = [pair for result in results for pair in result.pairs]
     assert sorted(p.pair_id for p in log) == sorted(p.pair_id for p in made)

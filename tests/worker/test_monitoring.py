@@ -64,7 +64,7 @@ async def test_health_and_figures_of_a_worker(
         adapter = make_adapter(engine.model, tmp_path / "adapter", seed=1)
         published = WeightStore(str(tmp_path / "store")).publish(adapter, 7, "lora")
         await broker.weights.announce(published)
-        await broker.weights.settled(7, 60)
+        await broker.weights.wait_adopted(7, 60)
         await broker.weights.announce(published.model_copy(update={"version": 8}))
         await until(lambda: _refused(broker))
         await ended(broker, await submit(broker, bdhs()))

@@ -196,8 +196,8 @@ async def test_a_job_whose_image_is_gone_fails_and_says_so(
 ) -> None:
     async with Broker.connect(settings) as broker:
         job_id = await submit(broker, bdhs())
-        [image] = await broker.store.redis.keys("*:image:*")
-        await broker.store.redis.delete(image)
+        [image] = await broker.connection.redis.keys("*:image:*")
+        await broker.connection.redis.delete(image)
         async with working(settings, engine, embedder):
             job = await ended(broker, job_id)
     assert job.status is JobStatus.failed

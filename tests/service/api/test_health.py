@@ -30,11 +30,11 @@ async def test_ready_means_that_jobs_are_taken_in(http: httpx.AsyncClient, worke
     assert (await http.get("/health/live")).json() == {"status": "ok"}
     nobody = await http.get("/health/ready")
     assert (nobody.status_code, nobody.json()["workers"]) == (200, [])
-    await worker.workers.beat(INFO)
+    await worker.workers.heartbeat(INFO)
     ready = await http.get("/health/ready")
     assert ready.status_code == 200
     assert ready.json()["workers"] == [INFO.model_dump(mode="json")]
-    await worker.workers.leave("w1")
+    await worker.workers.unregister("w1")
     assert (await http.get("/health/ready")).json()["workers"] == []
 
 
@@ -57,5 +57,5 @@ async def test_redis_may_go_away_and_come_back(own_server: Server) -> None:
             assert back.json()["status"] == "queued", "what was accepted must still be there"
             waiting = asyncio.create_task(http.get(f"{accepted.headers['Location']}?wait_s=60"))
             async with Broker.connect(settings) as worker:
-                await worker.jobs.finish(await claim_one(worker), sample_result())
+                await worker.claims.finish(await claim_one(worker), sample_result())
             assert (await waiting).json()["status"] == "succeeded"

@@ -23,7 +23,7 @@ async def test_a_job_is_polled_and_cancelled(http: httpx.AsyncClient, worker: Br
 async def test_progress_is_streamed_and_resumed(http: httpx.AsyncClient, worker: Broker) -> None:
     job = await enqueue(worker)
     claim = await claim_one(worker)
-    await worker.jobs.progress(claim, {"step": 1})
+    await worker.claims.progress(claim, {"step": 1})
     path = f"/jobs/{job.id}/events"
     events: list[dict[str, str]] = []
     async with http.stream("GET", path) as stream:
@@ -35,8 +35,8 @@ async def test_progress_is_streamed_and_resumed(http: httpx.AsyncClient, worker:
     assert [event["event"] for event in events] == ["progress", "status"]
 
     # The connection is gone; meanwhile things happen.
-    await worker.jobs.progress(claim, {"step": 2})
-    await worker.jobs.finish(claim, sample_result())
+    await worker.claims.progress(claim, {"step": 2})
+    await worker.claims.finish(claim, sample_result())
     async with http.stream("GET", path, headers={"Last-Event-ID": events[0]["id"]}) as stream:
         rest = [event async for event in sse_events(stream)]
     assert [json.loads(event["data"]) for event in rest] == [

@@ -26,7 +26,7 @@ INFO = WorkerInfo(
 
 async def test_metrics_tell_the_figures(http: httpx.AsyncClient, worker: Broker) -> None:
     await enqueue(worker, run="r", priority="high")
-    await worker.jobs.finish(await claim_one(worker), sample_result())
+    await worker.claims.finish(await claim_one(worker), sample_result())
     await enqueue(worker, run="r")
     text = (await http.get("/metrics")).text
     assert 'prefstream_jobs_queued{priority="normal"} 1.0' in text
@@ -44,7 +44,7 @@ async def test_metrics_tell_of_lines_groups_and_versions(
     for version in (2, 4):
         await worker.weights.announce(weight_version(version))
     await worker.batches.lease("r", LeaseRequest(size=2))
-    await worker.workers.beat(INFO)
+    await worker.workers.heartbeat(INFO)
     await enqueue(worker)
     await until(lambda: _waits(http))
     text = (await http.get("/metrics")).text

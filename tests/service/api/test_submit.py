@@ -60,7 +60,7 @@ async def test_the_worker_gets_hashes_and_the_same_image_is_one(
 ) -> None:
     for image in (RED, f"data:image/png;base64,{RED}"):
         assert (await http.post("/bdhs", json=BDHS | {"images": [image]})).status_code == 202
-    first, second = await worker.jobs.claim("w1", 2, block_s=5)
+    first, second = await worker.claims.claim("w1", 2, block_s=5)
     assert first.request.images == second.request.images
     [ref] = first.request.images
     assert await worker.images.get(ref) == png()
@@ -79,7 +79,7 @@ async def test_a_caller_who_waits_gets_the_result(
         if how == "query"
         else http.post("/sample", json=SAMPLE, headers={"Prefer": "respond-async, wait=20"})
     )
-    await worker.jobs.finish(await claim_one(worker), sample_result())
+    await worker.claims.finish(await claim_one(worker), sample_result())
     response = await waiting
     assert response.status_code == 200
     assert response.json()["result"] == sample_result().model_dump(mode="json")
@@ -99,7 +99,7 @@ async def test_a_caller_who_waits_gets_the_models_refusal_as_422(
     error = JobError(
         code="prompt_too_long", message="9 tokens, of 8.", details={"tokens": 9, "limit": 8}
     )
-    await worker.jobs.fail(claim, error)
+    await worker.claims.fail(claim, error)
     response = await waiting
     assert response.status_code == 422
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -245,7 +245,7 @@ async def test_pairs_come_out(http: httpx.AsyncClient, worker: Broker) -> None:
     await http.post("/bdhs", json=BDHS | {"run": "r"})
     claim = await claim_one(worker)
     assert isinstance(claim.request, BdhsRequest)
-    await worker.jobs.finish(claim, bdhs_result(claim))
+    await worker.claims.finish(claim, bdhs_result(claim))
     page = (await http.get("/runs/r/pairs")).json()
     assert [pair["pair_id"] for pair in page["pairs"]] == [claim.job_id]
     rest = await http.get("/runs/r/pairs", params={"after": page["cursor"]})

@@ -43,7 +43,7 @@ async def test_batches_come_in_order_and_are_acknowledged(broker: Broker) -> Non
 async def test_a_lost_reply_loses_no_pair(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection breaks after the server has leased; redis-py sends the call again."""
     pairs = await append(broker, 5)
-    monkeypatch.setattr(broker.store, "run", twice(broker.store.run))
+    monkeypatch.setattr(broker.connection, "run", twice(broker.connection.run))
     batches = [await must_lease(broker, min_size=1) for _ in range(3)]
     monkeypatch.undo()
     assert [ids(batch) for batch in batches] == [pairs[:2], pairs[2:4], pairs[4:]]
@@ -112,7 +112,7 @@ async def test_renewal_keeps_a_lease(broker: Broker) -> None:
     assert end > batch.expires_at.timestamp() * 1000
 
     async def time_has_passed() -> bool:
-        seconds, _ = await broker.store.command("TIME")
+        seconds, _ = await broker.connection.command("TIME")
         return int(seconds) > batch.expires_at.timestamp() + 0.05
 
     await until(time_has_passed)
@@ -233,8 +233,8 @@ async def test_a_forgotten_group_keeps_nothing(broker: Broker) -> None:
     pairs = await append(broker, 2)
     await must_lease(broker, group="viewer")
     batch = await must_lease(broker)
-    assert await broker.batches.forget("r", "viewer")
-    assert not await broker.batches.forget("r", "viewer")
+    assert await broker.batches.delete_group("r", "viewer")
+    assert not await broker.batches.delete_group("r", "viewer")
     assert await _kept(broker) == pairs
     await broker.batches.ack("r", batch.lease)
     assert await _kept(broker) == []
@@ -256,7 +256,7 @@ async def test_retention_trims_what_is_missed_and_counts_it(broker: Broker) -> N
 async def test_a_lease_of_a_lost_log_says_so(broker: Broker) -> None:
     await append(broker, 2)
     batch = await must_lease(broker)
-    await broker.store.redis.flushall()
+    await broker.connection.redis.flushall()
     with pytest.raises(LogChanged, match="no such run"):
         await broker.batches.ack("r", batch.lease)
     await append(broker, 2)

@@ -14,10 +14,10 @@ from tests.servers import Server
 from tests.service.samples import enqueue
 
 CALLS: dict[str, Callable[[Broker, str], Coroutine[Any, Any, object]]] = {
-    "claim": lambda broker, _: broker.jobs.claim("w", 1, block_s=30),
+    "claim": lambda broker, _: broker.claims.claim("w", 1, block_s=30),
     "wait": lambda broker, job_id: broker.jobs.wait(job_id, 30),
     "lease": lambda broker, _: broker.batches.lease("r", LeaseRequest(wait_s=30)),
-    "newer": lambda broker, _: broker.weights.newer(0, 30),
+    "newer": lambda broker, _: broker.weights.wait_newer(0, 30),
 }
 
 
@@ -43,7 +43,7 @@ async def test_a_cancelled_call_ends(server: Server, name: str) -> None:
 async def test_a_frozen_server_is_noticed(
     own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "ANSWER_S", 0.2)
+    monkeypatch.setattr(pipeline, "TIMEOUT_S", 0.2)
     settings = Settings.model_validate({"redis_url": own_server.url})
     async with Broker.connect(settings) as broker:
         await broker.ping()

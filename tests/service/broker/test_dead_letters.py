@@ -14,7 +14,7 @@ OOPS = JobError(code="oops", message="It broke.", details={"list": [], "map": {}
 async def kill(broker: Broker, **fields: object) -> Job:
     job = await enqueue_bdhs(broker, **fields)
     for number in range(3):
-        await broker.jobs.retry(await claim_one(broker, f"w{number}"), OOPS)
+        await broker.claims.retry(await claim_one(broker, f"w{number}"), OOPS)
     dead = await broker.jobs.get(job.id)
     assert dead
     assert dead.status == JobStatus.dead
@@ -35,18 +35,18 @@ async def test_a_dead_letter_knows_its_history(broker: Broker) -> None:
 
 async def test_a_dead_letter_is_revived(broker: Broker) -> None:
     job = await kill(broker, run="r", deadline_s=3600, priority="high")
-    assert await broker.store.redis.ttl(broker.store.key("job", job.id)) == -1
-    revived = await broker.jobs.revive(job.id)
+    assert await broker.connection.redis.ttl(broker.connection.key("job", job.id)) == -1
+    revived = await broker.jobs.retry_dead_letter(job.id)
     assert revived
     assert (revived.status, revived.finished_at) == (JobStatus.queued, None)
     for attempt in (4, 5, 6):
         claim = await claim_one(broker)
         assert claim.attempt == attempt
-        await broker.jobs.retry(claim, OOPS)
+        await broker.claims.retry(claim, OOPS)
     again = await broker.jobs.get(job.id)
     assert again
     assert (again.status, len(again.history)) == (JobStatus.dead, 6)
-    assert await broker.jobs.revive("0" * 32) is None
+    assert await broker.jobs.retry_dead_letter("0" * 32) is None
 
 
 async def test_lists_are_read_in_pages(broker: Broker) -> None:
@@ -76,7 +76,7 @@ async def test_over_http(http: httpx.AsyncClient, worker: Broker) -> None:
     [run] = (await http.get("/runs")).json()
     assert (run["name"], run["open_jobs"], run["dead_jobs"]) == ("r", 2, 2)
     done = await enqueue(worker, priority="high")
-    await worker.jobs.finish(await claim_one(worker), sample_result())
+    await worker.claims.finish(await claim_one(worker), sample_result())
     assert (await http.post(f"/jobs/{done.id}/retry")).status_code == 409
 
 
@@ -86,12 +86,12 @@ async def test_ended_jobs_are_kept_up_to_a_number(settings: Settings) -> None:
         ended: list[Job] = []
         for _ in range(5):
             ended.append(await enqueue(broker))
-            await broker.jobs.finish(await claim_one(broker), sample_result())
+            await broker.claims.finish(await claim_one(broker), sample_result())
         dead = [await kill(broker) for _ in range(5)]
 
         async def kept(jobs: list[Job]) -> list[bool]:
-            await broker.store.redis.delete(broker.store.key("swept"))
-            await Broker(broker.store).jobs.sweep()
+            await broker.connection.redis.delete(broker.connection.key("swept"))
+            await Broker(broker.connection).sweeper.sweep()
             return [await broker.jobs.get(job.id) is not None for job in jobs]
 
         assert await kept(ended) == [False, False, True, True, True]
@@ -103,9 +103,9 @@ async def test_ended_jobs_are_kept_for_a_time(settings: Settings) -> None:
     brief = settings.model_copy(update={"result_ttl_s": 0.001, "lease_s": 0.01})
     async with Broker.connect(brief) as broker:
         job = await enqueue(broker)
-        await broker.jobs.finish(await claim_one(broker), sample_result())
+        await broker.claims.finish(await claim_one(broker), sample_result())
         while await broker.jobs.get(job.id):
             pass
-        await broker.store.redis.delete(broker.store.key("swept"))
-        await Broker(broker.store).jobs.sweep()
-        assert await broker.store.redis.zcard(broker.store.key("ended")) == 0
+        await broker.connection.redis.delete(broker.connection.key("swept"))
+        await Broker(broker.connection).sweeper.sweep()
+        assert await broker.connection.redis.zcard(broker.connection.key("ended")) == 0

@@ -24,7 +24,7 @@ async def test_an_image_is_stored_once_under_its_hash(broker: Broker) -> None:
     assert await broker.images.put(png("blue")) != ref
     assert await broker.images.get(ref) == png("red")
     assert await broker.images.exists(ref)
-    assert len(await broker.store.redis.keys("prefstream:image:*")) == 2
+    assert len(await broker.connection.redis.keys("prefstream:image:*")) == 2
 
 
 async def test_an_image_that_is_not_there_says_so(broker: Broker) -> None:
@@ -41,30 +41,30 @@ async def test_the_sweep_removes_what_nobody_names(settings: Settings) -> None:
             for colour in ("red", "blue", "green", "white", "black")
         ]
         job = await enqueue(broker, images=[dead])
-        await broker.jobs.retry(
+        await broker.claims.retry(
             await claim_one(broker), JobError(code="x", message="x"), give_up=True
         )
         await enqueue_bdhs(broker, run="r", images=[pair])
         claim = await claim_one(broker)
-        await broker.jobs.finish(claim, bdhs_result(claim))
+        await broker.claims.finish(claim, bdhs_result(claim))
         await enqueue(broker, images=[ended])
-        await broker.jobs.finish(await claim_one(broker), sample_result())
+        await broker.claims.finish(await claim_one(broker), sample_result())
         await enqueue(broker, images=[open_job])
 
         assert await _sweep(broker) == 2
         for ref in (open_job, dead, pair):
             assert await broker.images.exists(ref)
-            assert await broker.store.redis.ttl(f"prefstream:image:{ref[7:]}") == -1
+            assert await broker.connection.redis.ttl(f"prefstream:image:{ref[7:]}") == -1
         for ref in (stray, ended):
             assert not await broker.images.exists(ref)
-            assert await broker.store.redis.ttl(f"prefstream:image:{ref[7:]}") > 0
+            assert await broker.connection.redis.ttl(f"prefstream:image:{ref[7:]}") > 0
         with pytest.raises(ImageGone):
             await enqueue(broker, images=[stray])
 
         assert await broker.images.put(png("red")) == stray  # before its bytes are gone
-        assert await broker.store.redis.ttl(f"prefstream:image:{stray[7:]}") == -1
+        assert await broker.connection.redis.ttl(f"prefstream:image:{stray[7:]}") == -1
         await enqueue(broker, images=[stray])
-        revived = await broker.jobs.revive(job.id)
+        revived = await broker.jobs.retry_dead_letter(job.id)
         assert revived
         assert revived.status == "queued"
         assert await _sweep(broker) == 0
@@ -80,13 +80,13 @@ async def test_a_young_image_stays(broker: Broker) -> None:
 async def test_naming_an_image_makes_it_young(settings: Settings) -> None:
     async with Broker.connect(settings) as broker:
         ref = await broker.images.put(png())
-        key = broker.store.key("images")
+        key = broker.connection.key("images")
 
         async def age() -> None:
-            await broker.store.redis.zadd(key, {ref: 1})
+            await broker.connection.redis.zadd(key, {ref: 1})
 
         async def young() -> bool:
-            return float(await broker.store.redis.zscore(key, ref)) > 1
+            return float(await broker.connection.redis.zscore(key, ref)) > 1
 
         await age()
         await enqueue_bdhs(broker, run="r", images=[ref])
@@ -95,17 +95,17 @@ async def test_naming_an_image_makes_it_young(settings: Settings) -> None:
         claim = await claim_one(broker)
         assert await young()
         await age()
-        await broker.jobs.finish(claim, bdhs_result(claim))
+        await broker.claims.finish(claim, bdhs_result(claim))
         assert await young()
 
 
 async def _sweep(broker: Broker) -> int:
     """When the server's clock says that every image was named some milliseconds ago."""
-    redis = broker.store.redis
-    [(_, newest)] = await redis.zrange(broker.store.key("images"), -1, -1, withscores=True)
+    redis = broker.connection.redis
+    [(_, newest)] = await redis.zrange(broker.connection.key("images"), -1, -1, withscores=True)
     while True:
         seconds, microseconds = await redis.time()
         if seconds * 1000 + microseconds // 1000 > newest + 2:
             break
-    await redis.delete(broker.store.key("images_swept"))
+    await redis.delete(broker.connection.key("images_swept"))
     return await broker.images.sweep()

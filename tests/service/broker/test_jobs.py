@@ -44,21 +44,21 @@ async def test_a_job_is_enqueued_claimed_and_finished(broker: Broker) -> None:
     assert running.started_at
     assert running.worker == claim.worker_id
 
-    assert await broker.jobs.finish(claim, sample_result())
-    assert await broker.jobs.renew([claim]) == set()  # it is done, not lost
+    assert await broker.claims.finish(claim, sample_result())
+    assert await broker.claims.renew([claim]) == set()  # it is done, not lost
     done = await broker.jobs.get(job.id)
     assert done
     assert done.status == JobStatus.succeeded
     assert done.result == sample_result()
     assert done.metadata == {"a": [1, {}]}
-    assert await broker.jobs.claim("w1", 5, block_s=0) == []
+    assert await broker.claims.claim("w1", 5, block_s=0) == []
 
 
 async def test_finish_said_twice_counts_once(broker: Broker) -> None:
     await enqueue_bdhs(broker, run="r")
     claim = await claim_one(broker)
-    assert await broker.jobs.finish(claim, bdhs_result(claim))
-    assert await broker.jobs.finish(claim, bdhs_result(claim))
+    assert await broker.claims.finish(claim, bdhs_result(claim))
+    assert await broker.claims.finish(claim, bdhs_result(claim))
     assert len((await broker.runs.pairs("r", None, 10)).pairs) == 1
 
 
@@ -72,16 +72,16 @@ async def test_claim_takes_no_more_than_asked(broker: Broker) -> None:
     for priority in Priority:
         for _ in range(3):
             await enqueue(broker, priority=priority)
-    first = await broker.jobs.claim("w1", 1, block_s=0)
-    second = await broker.jobs.claim("w1", 4, block_s=0)
-    rest = await broker.jobs.claim("w1", 100, block_s=0)
+    first = await broker.claims.claim("w1", 1, block_s=0)
+    second = await broker.claims.claim("w1", 4, block_s=0)
+    rest = await broker.claims.claim("w1", 100, block_s=0)
     assert [len(first), len(second), len(rest)] == [1, 4, 4]
     got = [claim.request.priority for claim in first + second + rest]
     assert got == [Priority.high] * 3 + [Priority.normal] * 3 + [Priority.low] * 3
 
 
 async def test_a_waiting_worker_wakes_when_a_job_comes(broker: Broker) -> None:
-    waiting = asyncio.create_task(broker.jobs.claim("w1", 1, block_s=60))
+    waiting = asyncio.create_task(broker.claims.claim("w1", 1, block_s=60))
     await _until_blocked(broker)
     job = await enqueue(broker, priority="low")
     [claim] = await asyncio.wait_for(waiting, 10)
@@ -89,13 +89,13 @@ async def test_a_waiting_worker_wakes_when_a_job_comes(broker: Broker) -> None:
 
 
 async def test_a_cancelled_claim_loses_nothing(broker: Broker) -> None:
-    waiting = asyncio.create_task(broker.jobs.claim("w1", 1, block_s=60))
+    waiting = asyncio.create_task(broker.claims.claim("w1", 1, block_s=60))
     await _until_blocked(broker)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     job = await enqueue(broker)
-    racing = asyncio.create_task(broker.jobs.claim("w1", 1, block_s=60))
+    racing = asyncio.create_task(broker.claims.claim("w1", 1, block_s=60))
     for _ in range(3):  # into the middle of the call
         await asyncio.sleep(0)
     racing.cancel()
@@ -109,7 +109,7 @@ async def test_wait_returns_when_the_job_ends(broker: Broker) -> None:
     waiting = asyncio.create_task(broker.jobs.wait(job.id, 60))
     claim = await claim_one(broker)
     assert not waiting.done()
-    await broker.jobs.finish(claim, sample_result())
+    await broker.claims.finish(claim, sample_result())
     done = await asyncio.wait_for(waiting, 10)
     assert done
     assert done.status == JobStatus.succeeded
@@ -129,12 +129,12 @@ async def test_release_hands_back_at_the_front_and_counts_nothing(broker: Broker
     for _ in range(5):  # more often than a job may be tried
         claim = await claim_one(broker)
         assert claim.job_id == job.id
-        assert await broker.jobs.release(claim)
-        assert not await broker.jobs.finish(claim, sample_result())
+        assert await broker.claims.release(claim)
+        assert not await broker.claims.finish(claim, sample_result())
     for attempt in (6, 7, 8):  # as many as without
         claim = await claim_one(broker)
         assert (claim.job_id, claim.attempt) == (job.id, attempt)
-        await broker.jobs.retry(claim, OOPS)
+        await broker.claims.retry(claim, OOPS)
     dead = await broker.jobs.get(job.id)
     assert dead
     assert dead.status == JobStatus.dead
@@ -143,8 +143,8 @@ async def test_release_hands_back_at_the_front_and_counts_nothing(broker: Broker
 async def test_fail_ends_a_job_with_its_reason(broker: Broker) -> None:
     job = await enqueue(broker)
     claim = await claim_one(broker)
-    assert await broker.jobs.fail(claim, OOPS)
-    assert not await broker.jobs.fail(claim, OOPS)
+    assert await broker.claims.fail(claim, OOPS)
+    assert not await broker.claims.fail(claim, OOPS)
     ended = await broker.jobs.get(job.id)
     assert ended
     assert (ended.status, ended.error) == (JobStatus.failed, OOPS)
@@ -156,7 +156,7 @@ async def test_retries_end_in_the_dead_letters(broker: Broker) -> None:
         claim = await claim_one(broker)
         assert claim.attempt == attempt
         assert claim.history == (OOPS,) * (attempt - 1)
-        assert await broker.jobs.retry(claim, OOPS)
+        assert await broker.claims.retry(claim, OOPS)
     dead = await broker.jobs.get(job.id)
     assert dead
     assert (dead.status, dead.error) == (JobStatus.dead, OOPS)
@@ -167,11 +167,13 @@ async def test_retries_end_in_the_dead_letters(broker: Broker) -> None:
 
 async def test_a_request_that_a_worker_cannot_read_harms_only_itself(broker: Broker) -> None:
     bad, good = await enqueue(broker), await enqueue(broker)
-    await broker.store.redis.hset(broker.store.key("job", bad.id), "request", '{"later": 1}')
-    claims = await broker.jobs.claim("w1", 2, block_s=0)
+    await broker.connection.redis.hset(
+        broker.connection.key("job", bad.id), "request", '{"later": 1}'
+    )
+    claims = await broker.claims.claim("w1", 2, block_s=0)
     assert [claim.job_id for claim in claims] == [good.id]
     for _ in range(2):
-        assert await broker.jobs.claim("w1", 2, block_s=0.05) == []
+        assert await broker.claims.claim("w1", 2, block_s=0.05) == []
     dead = await broker.jobs.get(bad.id)
     assert dead
     assert dead.error
@@ -181,7 +183,7 @@ async def test_a_request_that_a_worker_cannot_read_harms_only_itself(broker: Bro
 
 async def test_giving_up_skips_the_attempts_that_are_left(broker: Broker) -> None:
     job = await enqueue(broker)
-    assert await broker.jobs.retry(await claim_one(broker), OOPS, give_up=True)
+    assert await broker.claims.retry(await claim_one(broker), OOPS, give_up=True)
     dead = await broker.jobs.get(job.id)
     assert dead
     assert dead.status == JobStatus.dead
@@ -195,21 +197,21 @@ async def test_cancel_ends_a_job_in_any_state(broker: Broker) -> None:
 
     running = await enqueue(broker, run="r")
     claim = await claim_one(broker)
-    async with broker.jobs.losses() as lost:
+    async with broker.claims.revoked() as lost:
         lost.clear()
-        assert await broker.jobs.renew([claim]) == set()
+        assert await broker.claims.renew([claim]) == set()
         await broker.jobs.cancel(running.id)
         await asyncio.wait_for(lost.wait(), 10)
-    assert await broker.jobs.renew([claim]) == {running.id}
-    assert not await broker.jobs.finish(claim, sample_result())
+    assert await broker.claims.renew([claim]) == {running.id}
+    assert not await broker.claims.finish(claim, sample_result())
 
     retrying = await enqueue(broker, run="r")
-    await broker.jobs.retry(await claim_one(broker), OOPS)
+    await broker.claims.retry(await claim_one(broker), OOPS)
     await broker.jobs.cancel(retrying.id)
-    assert await broker.jobs.claim("w1", 1, block_s=0) == []
+    assert await broker.claims.claim("w1", 1, block_s=0) == []
 
     done = await enqueue(broker)
-    await broker.jobs.finish(await claim_one(broker), sample_result())
+    await broker.claims.finish(await claim_one(broker), sample_result())
     kept = await broker.jobs.cancel(done.id)
     assert kept
     assert kept.status == JobStatus.succeeded
@@ -218,7 +220,7 @@ async def test_cancel_ends_a_job_in_any_state(broker: Broker) -> None:
 async def test_a_missed_deadline_fails_the_job(broker: Broker) -> None:
     job = await enqueue(broker, deadline_s=0.001, run="r")
     await asyncio.sleep(0.002)  # the deadline itself
-    assert await broker.jobs.claim("w1", 1, block_s=0) == []
+    assert await broker.claims.claim("w1", 1, block_s=0) == []
     ended = await broker.jobs.get(job.id)
     assert ended
     assert ended.error
@@ -228,7 +230,7 @@ async def test_a_missed_deadline_fails_the_job(broker: Broker) -> None:
 async def test_the_sweep_ends_missed_deadlines_without_workers(broker: Broker) -> None:
     job = await enqueue(broker, deadline_s=0.001)
     await asyncio.sleep(0.002)  # the deadline itself
-    await broker.jobs.sweep()
+    await broker.sweeper.sweep()
     ended = await broker.jobs.get(job.id)
     assert ended
     assert ended.status == JobStatus.failed
@@ -238,7 +240,7 @@ async def test_progress_is_read_from_where_one_left(broker: Broker) -> None:
     job = await enqueue(broker)
     claim = await claim_one(broker)
     for step in range(3):
-        await broker.jobs.progress(claim, {"step": step})
+        await broker.claims.progress(claim, {"step": step})
     events = await broker.jobs.events(job.id)
     assert [event.data for event in events] == [{"step": 0}, {"step": 1}, {"step": 2}]
     rest = await broker.jobs.events(job.id, events[1].id)
@@ -259,9 +261,9 @@ async def _followed_run(broker: Broker, job_id: str) -> AsyncIterator[object]:
             case JobStatus.queued:
                 claim = await claim_one(broker)
             case JobStatus.running:
-                await broker.jobs.progress(claim, {"step": 1})  # pyright: ignore
+                await broker.claims.progress(claim, {"step": 1})  # pyright: ignore
             case None:
-                await broker.jobs.finish(claim, sample_result())  # pyright: ignore
+                await broker.claims.finish(claim, sample_result())  # pyright: ignore
             case _:
                 pass
 
@@ -271,7 +273,7 @@ async def test_the_same_idempotency_key_is_the_same_job(broker: Broker) -> None:
     first = await broker.jobs.enqueue(JobKind.sample, request, idempotency_key="k")
     again = await broker.jobs.enqueue(JobKind.sample, request, idempotency_key="k")
     assert again == first
-    assert len(await broker.jobs.claim("w1", 10, block_s=0)) == 1
+    assert len(await broker.claims.claim("w1", 10, block_s=0)) == 1
     with pytest.raises(IdempotencyConflict, match=first.id):
         await broker.jobs.enqueue(
             JobKind.sample, sample_request(prompt="Other"), idempotency_key="k"
@@ -289,7 +291,7 @@ async def test_enqueue_said_twice_at_once_is_one_job(broker: Broker) -> None:
 async def test_a_job_whose_image_is_unknown_is_refused(broker: Broker) -> None:
     with pytest.raises(ImageGone, match="sha256:abc"):
         await enqueue(broker, images=["sha256:abc"])
-    assert await broker.jobs.claim("w1", 1, block_s=0) == []
+    assert await broker.claims.claim("w1", 1, block_s=0) == []
 
 
 async def test_the_queue_has_an_end(settings: Settings) -> None:
@@ -298,7 +300,7 @@ async def test_the_queue_has_an_end(settings: Settings) -> None:
         await enqueue(broker)
         with pytest.raises(QueueFull, match="2 open jobs and takes at most 2"):
             await enqueue(broker)
-        await broker.jobs.finish(await claim_one(broker), sample_result())
+        await broker.claims.finish(await claim_one(broker), sample_result())
         await enqueue(broker)
 
 
@@ -309,26 +311,26 @@ async def test_a_window_bounds_open_jobs_and_untaken_pairs(broker: Broker) -> No
     with pytest.raises(WindowFull, match="window is 2"):
         await enqueue_bdhs(broker, run="r")
     claim = await claim_one(broker)
-    await broker.jobs.finish(claim, bdhs_result(claim))
+    await broker.claims.finish(claim, bdhs_result(claim))
     with pytest.raises(WindowFull):  # the pair took the job's place
         await enqueue_bdhs(broker, run="r")
-    await broker.jobs.fail(await claim_one(broker), OOPS)
+    await broker.claims.fail(await claim_one(broker), OOPS)
     await enqueue_bdhs(broker, run="r")
     await enqueue_bdhs(broker, run="other")
 
 
 async def test_a_lost_reply_enqueues_once(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection breaks after the server has run the script; redis-py sends it again."""
-    monkeypatch.setattr(broker.store, "run_durably", twice(broker.store.run_durably))
+    monkeypatch.setattr(broker.connection, "run_durably", twice(broker.connection.run_durably))
     await enqueue(broker)
     monkeypatch.undo()
-    assert len(await broker.jobs.claim("w1", 10, block_s=0)) == 1
+    assert len(await broker.claims.claim("w1", 10, block_s=0)) == 1
 
 
 async def _until_blocked(broker: Broker) -> None:
     """Until some client waits in a blocking read."""
 
     async def blocked() -> bool:
-        return (await broker.store.redis.info("clients"))["blocked_clients"] > 0
+        return (await broker.connection.redis.info("clients"))["blocked_clients"] > 0
 
     await until(blocked)

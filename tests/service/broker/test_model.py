@@ -32,12 +32,8 @@ from service.broker import (
     LogChanged,
     RunBusy,
     WindowFull,
-    batches,
-    claims,
-    jobs,
-    weights,
 )
-from service.broker.store import Script
+from service.broker.scripts import Script
 from service.schemas import (
     ENDED,
     JobError,
@@ -62,14 +58,14 @@ GROUPS = ("trainer", "other")
 MAX_ATTEMPTS = 3
 WINDOW = 6
 ANSWERED_AGAIN = {
-    jobs.ENQUEUE,
-    jobs.CANCEL,
-    jobs.REVIVE,
-    claims.FINISH,
-    claims.RENEW,
-    batches.LEASE,
-    batches.ACK,
-    weights.ANNOUNCE,
+    "jobs/enqueue.lua",
+    "jobs/cancel.lua",
+    "jobs/retry_dead_letter.lua",
+    "claims/finish.lua",
+    "claims/renew.lua",
+    "batches/lease.lua",
+    "batches/ack.lua",
+    "weights/announce.lua",
 }
 """Said twice, these answer the same. The others change nothing more, and say so; but for a claim,
 whose first jobs go on when their leases run out."""
@@ -137,15 +133,17 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def lose_replies(self) -> None:
         """The first reply to every call of these, which is then sent again."""
-        store: Any = self.broker.store
+        connection: Any = self.broker.connection
         for name in ("run", "run_durably"):
-            once = getattr(store, name)
+            once = getattr(connection, name)
             again = twice(once)
 
-            def call(script: Script, *args: Any, once: Any = once, again: Any = again) -> Any:
-                return (again if script in ANSWERED_AGAIN else once)(script, *args)
+            def call(
+                script: Script[..., Any], *args: Any, once: Any = once, again: Any = again
+            ) -> Any:
+                return (again if script.path in ANSWERED_AGAIN else once)(script, *args)
 
-            setattr(store, name, call)
+            setattr(connection, name, call)
 
     def make_run(self, run: str) -> None:
         bound = RunSettings(window=WINDOW, max_staleness=1, keep=1_000_000)
@@ -186,7 +184,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(target=claims, count=st.integers(1, 4))
     def claim(self, count: int) -> Any:
-        got = self.wait(self.broker.jobs.claim("w", count, block_s=0))
+        got = self.wait(self.broker.claims.claim("w", count, block_s=0))
         expected, self.lanes = self.lanes[:count], self.lanes[count:]
         assert [claim.job_id for claim in got] == expected
         for claim in got:
@@ -208,7 +206,7 @@ class BrokerMachine(RuleBasedStateMachine):
         version = max(0, self.version - age)
         job, mine = self.model[claim.job_id], self.owns(claim)
         again = job.status == JobStatus.succeeded and job.attempt == claim.attempt
-        assert self.wait(self.broker.jobs.finish(claim, bdhs_result(claim, version))) == (
+        assert self.wait(self.broker.claims.finish(claim, bdhs_result(claim, version))) == (
             mine or again
         )
         if mine:
@@ -218,14 +216,14 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(claim=claims)
     def fail(self, claim: Claim) -> None:
         mine = self.owns(claim)
-        assert self.wait(self.broker.jobs.fail(claim, OOPS)) == mine
+        assert self.wait(self.broker.claims.fail(claim, OOPS)) == mine
         if mine:
             self.model[claim.job_id].status = JobStatus.failed
 
     @rule(claim=claims, give_up=st.booleans())
     def retry(self, claim: Claim, give_up: bool) -> None:
         mine, job = self.owns(claim), self.model[claim.job_id]
-        assert self.wait(self.broker.jobs.retry(claim, OOPS, give_up=give_up)) == mine
+        assert self.wait(self.broker.claims.retry(claim, OOPS, give_up=give_up)) == mine
         if mine:
             if give_up or self.spent(job):
                 job.status = JobStatus.dead
@@ -235,20 +233,20 @@ class BrokerMachine(RuleBasedStateMachine):
 
     async def promote(self) -> None:
         """Retries are due at once; the next sweep puts them into line."""
-        await self.broker.store.redis.delete(self.broker.store.key("swept"))
-        await Broker(self.broker.store).jobs.sweep()
+        await self.broker.connection.redis.delete(self.broker.connection.key("swept"))
+        await Broker(self.broker.connection).sweeper.sweep()
 
     @rule(claim=claims)
     def release(self, claim: Claim) -> None:
         mine = self.owns(claim)
-        assert self.wait(self.broker.jobs.release(claim)) == mine
+        assert self.wait(self.broker.claims.release(claim)) == mine
         if mine:
             self.model[claim.job_id].free += 1
             self.order(self.model[claim.job_id], front=True)
 
     @rule(claim=claims)
     def renew(self, claim: Claim) -> None:
-        lost = self.wait(self.broker.jobs.renew([claim]))
+        lost = self.wait(self.broker.claims.renew([claim]))
         job = self.model[claim.job_id]
         mine = job.attempt == claim.attempt and job.status in (
             JobStatus.running,
@@ -270,7 +268,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.order(job, front=True)
 
     async def age(self, claim: Claim) -> None:
-        redis, key = self.broker.store.redis, self.broker.store.key
+        redis, key = self.broker.connection.redis, self.broker.connection.key
         lane, entry = await redis.hmget(key("job", claim.job_id), "lane", "entry")
         await redis.delete(key("cursors"))
         await redis.xclaim(key("lane", lane), "workers", "any", 0, [entry], idle=10**9, justid=True)
@@ -286,7 +284,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs)
     def revive(self, job_id: str) -> None:
-        self.wait(self.broker.jobs.revive(job_id))
+        self.wait(self.broker.jobs.retry_dead_letter(job_id))
         job = self.model[job_id]
         if job.status == JobStatus.dead:
             job.free = job.attempt

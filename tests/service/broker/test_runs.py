@@ -14,7 +14,7 @@ pytestmark = pytest.mark.asyncio
 async def _append(broker: Broker, run: str = "r") -> str:
     job = await enqueue_bdhs(broker, run=run)
     claim = await claim_one(broker)
-    assert await broker.jobs.finish(claim, bdhs_result(claim))
+    assert await broker.claims.finish(claim, bdhs_result(claim))
     return job.id
 
 
@@ -73,7 +73,7 @@ async def test_a_run_is_deleted_whole(broker: Broker) -> None:
     await enqueue_bdhs(broker, run="r")
     with pytest.raises(RunBusy, match="1 open jobs, and 0 batches"):
         await broker.runs.delete("r")
-    await broker.jobs.fail(await claim_one(broker), JobError(code="no", message="No."))
+    await broker.claims.fail(await claim_one(broker), JobError(code="no", message="No."))
 
     await broker.runs.delete("r")
     assert await broker.runs.names() == []
@@ -96,7 +96,7 @@ async def test_a_forced_deletion_cancels_and_ends_all(
     assert await broker.batches.lease("r", LeaseRequest(size=1))
     jobs = [await enqueue_bdhs(broker, run="r") for _ in range(5)]
     claim = await claim_one(broker)
-    async with broker.jobs.losses() as lost:
+    async with broker.claims.revoked() as lost:
         lost.clear()
         await broker.runs.delete("r", force=True)
         await asyncio.wait_for(lost.wait(), 10)
@@ -104,29 +104,29 @@ async def test_a_forced_deletion_cancels_and_ends_all(
         ended = await broker.jobs.get(job.id)
         assert ended is not None
         assert ended.status == "cancelled"
-    assert not await broker.jobs.finish(claim, bdhs_result(claim))
+    assert not await broker.claims.finish(claim, bdhs_result(claim))
     assert await broker.runs.names() == []
 
 
 async def test_a_dead_letter_of_a_deleted_run_can_be_retried(broker: Broker) -> None:
     job = await enqueue_bdhs(broker, run="r")
     error = JobError(code="no", message="No.")
-    await broker.jobs.retry(await claim_one(broker), error, give_up=True)
+    await broker.claims.retry(await claim_one(broker), error, give_up=True)
     await broker.runs.delete("r")
-    await broker.jobs.revive(job.id)
+    await broker.jobs.retry_dead_letter(job.id)
     claim = await claim_one(broker)
-    assert await broker.jobs.finish(claim, bdhs_result(claim))
+    assert await broker.claims.finish(claim, bdhs_result(claim))
     assert [pair.pair_id for pair in (await broker.runs.pairs("r", None, 9)).pairs] == [job.id]
 
 
 async def test_images_of_a_deleted_run_are_swept(broker: Broker) -> None:
     await _append(broker)
-    store = broker.store
+    connection = broker.connection
     [ref] = (await broker.runs.pairs("r", None, 1)).pairs[0].images
 
     async def sweep() -> int:
-        await store.redis.delete(store.key("images_swept"))
-        await store.redis.zadd(store.key("images"), {ref: 1})  # not named for long
+        await connection.redis.delete(connection.key("images_swept"))
+        await connection.redis.zadd(connection.key("images"), {ref: 1})  # not named for long
         return await broker.images.sweep()
 
     assert await sweep() == 0
@@ -144,7 +144,7 @@ async def test_a_bad_cursor_is_refused(broker: Broker, cursor: str) -> None:
 async def test_a_log_that_was_made_anew_is_noticed(broker: Broker) -> None:
     await _append(broker)
     cursor = (await broker.runs.pairs("r", None, 1)).cursor
-    await broker.store.redis.flushall()
+    await broker.connection.redis.flushall()
     await _append(broker)
     with pytest.raises(LogChanged, match="made anew"):
         await broker.runs.pairs("r", cursor, 1)
@@ -152,7 +152,7 @@ async def test_a_log_that_was_made_anew_is_noticed(broker: Broker) -> None:
 
 async def test_a_log_that_went_back_is_noticed(broker: Broker) -> None:
     """As after a power loss: the epoch is the old one, the tail is gone, others take its place."""
-    redis, key = broker.store.redis, broker.store.key
+    redis, key = broker.connection.redis, broker.connection.key
     await _append(broker)
     run = await redis.hgetall(key("run", "r"))
     await _append(broker)

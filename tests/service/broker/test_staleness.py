@@ -41,7 +41,7 @@ async def online(broker: Broker, chosen: int | None, rejected: int | None) -> st
         seed=1,
         created_at=datetime.now(UTC),
     )
-    assert await broker.jobs.finish(claim, SampleResult(responses=[], seed=1, pairs=[pair]))
+    assert await broker.claims.finish(claim, SampleResult(responses=[], seed=1, pair=pair))
     return claim.job_id
 
 
@@ -94,13 +94,13 @@ async def test_what_made_no_pair_is_counted(
         await broker.jobs.enqueue(JobKind.sample, RANKED)
         result = SampleResult(responses=[], seed=1, annotation=annotation)
         claim = await claim_one(broker)
-        assert await broker.jobs.finish(claim, result)
-        assert await broker.jobs.finish(claim, result)  # the call again, its answer was lost
+        assert await broker.claims.finish(claim, result)
+        assert await broker.claims.finish(claim, result)  # the call again, its answer was lost
     run = await broker.runs.get("r")
     assert run
     ties = 2 if outcome == "tie" else 0
     assert (run.pairs, run.ties, run.unreadable, run.open_jobs) == (0, ties, 2 - ties, 0)
-    counted = (await broker.figures()).runs["r"]
+    counted = (await broker.stats()).runs["r"]
     assert (counted.ties, counted.unreadable) == (ties, 2 - ties)
 
 

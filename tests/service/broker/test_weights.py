@@ -36,21 +36,21 @@ async def test_versions_only_grow(broker: Broker) -> None:
 
 async def test_a_worker_waits_for_something_newer(broker: Broker) -> None:
     await broker.weights.announce(weight_version(1))
-    assert await broker.weights.newer(0, 0) == weight_version(1)
-    assert await broker.weights.newer(1, 0.01) is None
-    waiting = asyncio.create_task(broker.weights.newer(1, 60))
+    assert await broker.weights.wait_newer(0, 0) == weight_version(1)
+    assert await broker.weights.wait_newer(1, 0.01) is None
+    waiting = asyncio.create_task(broker.weights.wait_newer(1, 60))
     await asyncio.sleep(0)
     await broker.weights.announce(weight_version(2))
     assert await asyncio.wait_for(waiting, 10) == weight_version(2)
 
 
 async def test_a_version_is_settled_when_all_adopted_or_refused_it(broker: Broker) -> None:
-    await broker.workers.beat(info("a", 0))
-    await broker.workers.beat(info("b", 0))
+    await broker.workers.heartbeat(info("a", 0))
+    await broker.workers.heartbeat(info("b", 0))
     await broker.weights.announce(weight_version(1))
-    waiting = asyncio.create_task(broker.weights.settled(1, 60))
-    await broker.workers.beat(info("a", 1))
-    assert await broker.weights.settled(1, 0.01) is None
+    waiting = asyncio.create_task(broker.weights.wait_adopted(1, 60))
+    await broker.workers.heartbeat(info("a", 1))
+    assert await broker.weights.wait_adopted(1, 0.01) is None
     await broker.weights.refuse("b", 1, "rank 64 is above 16")
     state = await asyncio.wait_for(waiting, 10)
     assert state
@@ -74,7 +74,7 @@ async def test_over_http(http: httpx.AsyncClient, worker: Broker) -> None:
     await http.post("/weights", json=body | {"version": 2})
     old = await http.post("/weights", json=body)
     assert (old.status_code, old.json()["code"]) == (409, "version_not_newer")
-    await worker.workers.beat(info("a", 0))
+    await worker.workers.heartbeat(info("a", 0))
     waiting = asyncio.create_task(http.get("/weights?settled=2&wait_s=20"))
-    await worker.workers.beat(info("a", 2))
+    await worker.workers.heartbeat(info("a", 2))
     assert (await waiting).json()["workers"][0]["weight_version"] == 2

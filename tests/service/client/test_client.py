@@ -43,7 +43,7 @@ async def test_a_pair_from_end_to_end(client: AsyncClient, worker: Broker) -> No
     assert await client.run("r") == run
     waiting = asyncio.create_task(client.bdhs(BDHS, wait_s=20))
     claim = await claim_one(worker)
-    await worker.jobs.finish(claim, bdhs_result(claim))
+    await worker.claims.finish(claim, bdhs_result(claim))
     job = await waiting
     assert job.result == bdhs_result(claim).model_copy(update={"pairs": job.result.pairs})  # pyright: ignore
     pairs = [pair async for pair in client.pairs("r")]
@@ -56,7 +56,7 @@ async def test_wait_polls_until_the_end(client: AsyncClient, worker: Broker) -> 
     with pytest.raises(TimeoutError, match=r"still queued after 0\.01 s"):
         await client.wait(job.id, timeout_s=0.01)
     waiting = asyncio.create_task(client.wait(job.id))
-    await worker.jobs.finish(await claim_one(worker), sample_result())
+    await worker.claims.finish(await claim_one(worker), sample_result())
     assert (await waiting).status == "succeeded"
 
 
@@ -73,7 +73,7 @@ async def test_problems_are_raised(client: AsyncClient, worker: Broker) -> None:
     with pytest.raises(ProblemError, match="invalid_image"):
         await client.store_image(b"?")
     waiting = asyncio.create_task(client.sample(SampleRequest(prompt="?"), wait_s=20))
-    await worker.jobs.fail(await claim_one(worker), JobError(code="no", message="Never."))
+    await worker.claims.fail(await claim_one(worker), JobError(code="no", message="Never."))
     with pytest.raises(ProblemError, match="422 no: Never") as raised:
         await waiting
     assert raised.value.problem.job_id
@@ -84,7 +84,7 @@ async def test_a_full_window_is_waited_for(url: str, worker: Broker) -> None:
         await client.put_run("r", RunSettings(window=1))
         await client.bdhs(BDHS)
         second = asyncio.create_task(client.bdhs(BDHS))
-        await worker.jobs.fail(await claim_one(worker), JobError(code="no", message="No."))
+        await worker.claims.fail(await claim_one(worker), JobError(code="no", message="No."))
         await second
 
 
@@ -155,8 +155,8 @@ async def test_jobs_and_runs_are_administered(client: AsyncClient, worker: Broke
     first, second = await client.bdhs(BDHS), await client.bdhs(BDHS)
     assert {job.id for job in (await client.jobs()).jobs} == {first.id, second.id}
     assert [run.name for run in await client.runs()] == ["r"]
-    for claim in await worker.jobs.claim("w", 2, block_s=5):
-        await worker.jobs.retry(claim, JobError(code="no", message="No."), give_up=True)
+    for claim in await worker.claims.claim("w", 2, block_s=5):
+        await worker.claims.retry(claim, JobError(code="no", message="No."), give_up=True)
     assert len((await client.jobs("dead", limit=1)).jobs) == 1
     assert (await client.retry(first.id)).status == "queued"
     assert await client.purge() == 1
@@ -215,7 +215,7 @@ async def test_the_client_that_does_not_await(
 
     using = asyncio.create_task(asyncio.to_thread(use))
     claim = await claim_one(worker)
-    await worker.jobs.finish(claim, bdhs_result(claim))
+    await worker.claims.finish(claim, bdhs_result(claim))
     assert await using == claim.job_id
 
 

@@ -14,7 +14,7 @@ from tests.service.samples import claim_one, enqueue_bdhs
 async def test_dead_letters_are_listed_revived_and_purged(broker: Broker, server: Server) -> None:
     job = await enqueue_bdhs(broker, run="r")
     claim = await claim_one(broker)
-    await broker.jobs.retry(claim, JobError(code="oops", message="It broke."), give_up=True)
+    await broker.claims.retry(claim, JobError(code="oops", message="It broke."), give_up=True)
 
     listed = prefstream(server, "jobs", "list", "dead")
     assert listed.exit_code == 0, listed.output

@@ -10,7 +10,7 @@ async def test_runs_state_their_figures(broker: Broker, server: Server) -> None:
     assert "No runs." in prefstream(server, "runs").output
     await enqueue_bdhs(broker, run="r")
     claim = await claim_one(broker)
-    await broker.jobs.finish(claim, bdhs_result(claim))
+    await broker.claims.finish(claim, bdhs_result(claim))
     stated = prefstream(server, "runs")
     assert stated.exit_code == 0, stated.output
     assert " r " in stated.output

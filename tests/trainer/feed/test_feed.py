@@ -51,8 +51,8 @@ async def working(server: Server) -> AsyncIterator[Broker]:
         async def work() -> None:
             while True:
                 try:
-                    for claim in await broker.jobs.claim("w", 4, block_s=5):
-                        await broker.jobs.finish(claim, bdhs_result(claim))
+                    for claim in await broker.claims.claim("w", 4, block_s=5):
+                        await broker.claims.finish(claim, bdhs_result(claim))
                 except UNAVAILABLE:
                     await asyncio.sleep(0.05)
 
@@ -288,13 +288,13 @@ async def test_jobs_that_fail_are_counted_with_their_reason(server: Server, tmp_
         feeding = asyncio.create_task(feed_all(server.url, plan("toy", limit=3), tmp_path))
         done = 0
         while done < 3:
-            for claim in await broker.jobs.claim("w", 3, block_s=5):
+            for claim in await broker.claims.claim("w", 3, block_s=5):
                 done += 1
                 if done == 1:
-                    await broker.jobs.finish(claim, bdhs_result(claim))
+                    await broker.claims.finish(claim, bdhs_result(claim))
                 else:
                     error = JobError(code="prompt_too_long", message=f"too long, {done}")
-                    await broker.jobs.fail(claim, error)
+                    await broker.claims.fail(claim, error)
         tally = (await feeding).tally
     assert (tally.pairs, tally.failed) == (1, {"prompt_too_long": 2})
     assert tally.reasons["prompt_too_long"].endswith("too long, 2")

@@ -119,7 +119,7 @@ def test_what_a_live_worker_runs_is_kept_in_the_store(
 ):
     async def live() -> None:
         async with Broker.connect(broker_settings(server)) as broker:
-            await broker.workers.beat(worker("old", 1))
+            await broker.workers.heartbeat(worker("old", 1))
 
     asyncio.run(live())
     publishes = publisher(client, tmp_path / "store")
@@ -136,12 +136,12 @@ def test_the_barrier_waits_for_every_live_worker_to_serve_or_refuse(
     async def work() -> None:
         async with Broker.connect(broker_settings(server)) as broker:
             for name in "ab":
-                await broker.workers.beat(worker(name, 0))
+                await broker.workers.heartbeat(worker(name, 0))
             started.set()
-            await broker.weights.newer(0, timeout_s=30)
+            await broker.weights.wait_newer(0, timeout_s=30)
             await broker.weights.refuse("a", 1, "rank 999 is above 16")
             told.append("refused")
-            await broker.workers.beat(worker("b", 1))
+            await broker.workers.heartbeat(worker("b", 1))
 
     started = threading.Event()
     workers = threading.Thread(target=lambda: asyncio.run(work()))
@@ -160,7 +160,7 @@ def test_the_barrier_does_not_wait_for_ever(
 ):
     async def live() -> None:
         async with Broker.connect(broker_settings(server)) as broker:
-            await broker.workers.beat(worker("slow", 0))
+            await broker.workers.heartbeat(worker("slow", 0))
 
     asyncio.run(live())
     with structlog.testing.capture_logs() as logs:

@@ -1,0 +1,3 @@
+-- ARGV: ref
+
+redis.call('ZADD', NS .. ':images', now(), ref)

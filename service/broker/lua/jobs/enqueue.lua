@@ -1,0 +1,47 @@
+-- ARGV: job_id, kind, request, run, priority, deadline_ms, metadata, images, key, fingerprint
+-- ARGV: trace, epoch, run_settings
+-- include: count_waiting.lua
+
+if redis.call('EXISTS', job_key(job_id)) == 1 then  -- this very call again: its reply was lost
+  return {'new', redis.call('HGET', job_key(job_id), 'created')}
+end
+if key ~= '' then
+  local first = redis.call('HMGET', NS .. ':key:' .. key, 'job', 'fingerprint')
+  if first[1] and redis.call('EXISTS', job_key(first[1])) == 1 then
+    return {first[2] == fingerprint and 'known' or 'conflict', first[1]}
+  end
+end
+local depth = redis.call('ZCARD', NS .. ':open')
+if depth >= MAX_DEPTH then return {'full', depth} end
+if run ~= '' then
+  make_run(run, epoch, run_settings)
+  local window = tonumber(redis.call('HGET', run_key(run), 'window'))
+  local used = redis.call('ZCARD', run_key(run) .. ':open') + count_waiting(run, 'trainer')
+  if used >= window then return {'window', used, window} end
+end
+for ref in string.gmatch(images, '%S+') do
+  if not redis.call('ZSCORE', NS .. ':images', ref) then return {'image', ref} end
+end
+touch_images(images)
+
+local time = now()
+redis.call('HSET', job_key(job_id), 'kind', kind, 'request', request, 'status', 'queued',
+  'priority', priority, 'attempt', 0, 'created', time)
+if images ~= '' then redis.call('HSET', job_key(job_id), 'images', images) end
+if metadata ~= '' then redis.call('HSET', job_key(job_id), 'metadata', metadata) end
+if trace ~= '' then redis.call('HSET', job_key(job_id), 'trace', trace) end
+if run ~= '' then
+  redis.call('HSET', job_key(job_id), 'run', run)
+  redis.call('ZADD', run_key(run) .. ':open', time, job_id)
+end
+if deadline_ms ~= '' then
+  redis.call('HSET', job_key(job_id), 'deadline', time + deadline_ms)
+  redis.call('ZADD', NS .. ':deadlines', time + deadline_ms, job_id)
+end
+if key ~= '' then
+  redis.call('HSET', NS .. ':key:' .. key, 'job', job_id, 'fingerprint', fingerprint)
+  redis.call('PEXPIRE', NS .. ':key:' .. key, IDEMPOTENCY_TTL_MS)
+end
+redis.call('ZADD', NS .. ':open', time, job_id)
+add_to_lane(job_id, priority)
+return {'new', time}

@@ -1,0 +1,63 @@
+-- ARGV: interval_ms
+-- include: promote_retries.lua
+-- include: deadlines.lua
+-- include: lanes.lua
+
+-- One sweeper at a time: the others find that it was done a moment ago.
+if not redis.call('SET', NS .. ':swept', 1, 'NX', 'PX', interval_ms) then return end
+promote_retries()
+local time = now()
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', NS .. ':deadlines', 0, time, 'LIMIT', 0, 100)) do
+  miss_deadline(id)
+end
+
+local function expire(id, lane, entry)
+  local state = redis.call('HMGET', job_key(id), 'status', 'entry', 'attempt', 'released', 'owner')
+  if state[2] ~= entry or state[1] ~= 'running' then
+    redis.call('XACK', lane_key(lane), GROUP, entry)
+    if state[2] ~= entry then
+      redis.call('XDEL', lane_key(lane), entry)
+    else  -- read, but not started: back into the lane
+      remove_from_lane(id)
+      add_to_lane(id, redis.call('HGET', job_key(id), 'priority') .. ':again')
+    end
+    return
+  end
+  record_error(id, error_json('worker_lost',
+    'Worker ' .. state[5] .. ' stopped renewing its lease while it ran attempt ' .. state[3] .. '.',
+    {worker = state[5], attempt = tonumber(state[3])}))
+  redis.call('HINCRBY', NS .. ':stats', 'leases_lost', 1)
+  notify('lost')
+  redis.call('HDEL', job_key(id), 'unreadable_since')
+  if state[3] - (state[4] or 0) >= MAX_ATTEMPTS then
+    end_job(id, 'dead')
+  else
+    remove_from_lane(id)
+    redis.call('HSET', job_key(id), 'status', 'queued')
+    add_to_lane(id, redis.call('HGET', job_key(id), 'priority') .. ':again')
+    notify('job:' .. id)
+  end
+end
+
+for _, lane in ipairs(all_lanes()) do
+  local cursor = redis.call('HGET', NS .. ':cursors', lane) or '0-0'
+  local reply = redis.pcall('XAUTOCLAIM', lane_key(lane), GROUP, CONSUMER, LEASE_MS, cursor,
+    'COUNT', 100)
+  if not reply.err then
+    redis.call('HSET', NS .. ':cursors', lane, reply[1])
+    for _, entry in ipairs(reply[2]) do
+      if entry and entry[2] then expire(entry[2][2], lane, entry[1]) end
+    end
+  end
+end
+
+-- Retention: by age, and by number.
+redis.call('ZREMRANGEBYSCORE', NS .. ':ended', 0, time - RESULT_TTL_MS)
+for _, set in ipairs({'ended', 'dead'}) do
+  local excess = math.min(1000, redis.call('ZCARD', NS .. ':' .. set) - MAX_ENDED)
+  if excess > 0 then
+    for i, id in ipairs(redis.call('ZPOPMIN', NS .. ':' .. set, excess)) do
+      if i % 2 == 1 then redis.call('UNLINK', job_key(id), job_key(id) .. ':events') end
+    end
+  end
+end
