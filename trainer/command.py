@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from service import logs
-from service.client import ProblemError
+from service.client import PrefstreamError
 from service.commands.console import fail
 from trainer.settings import read_settings
 
@@ -79,7 +79,7 @@ def train(
         fail(f"The trainer is not installed ({error}). Install prefstream[trainer].")
     try:
         run_training(settings, _stop_on_signals())
-    except (BadRun, Unservable, ProblemError) as error:
+    except (BadRun, Unservable, PrefstreamError) as error:
         fail(str(error))
 
 

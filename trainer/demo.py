@@ -84,7 +84,7 @@ def demo(
 
 async def _run(url: str, out: Path, steps: int, images: int) -> None:
     versions = -(-steps // PUBLISH_EVERY)  # the last step publishes, too
-    async with AsyncClient(url, patience_s=PATIENCE_S) as client:
+    async with AsyncClient(url, retry_for_s=PATIENCE_S) as client:
         await client.put_run(RUN, RunSettings(window=WINDOW))
         with progress_bars(console) as progress:
             bar = progress.add_task("Measuring the policy on held-out images", total=1)

@@ -282,7 +282,7 @@ def _desk(
     with (
         served(settings.metrics_host, settings.metrics_port),
         Client(
-            settings.url, api_key=key, namespace=settings.namespace, patience_s=PATIENCE_S
+            settings.url, api_key=key, namespace=settings.namespace, retry_for_s=PATIENCE_S
         ) as client,
     ):
         if record:

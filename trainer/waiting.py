@@ -9,7 +9,7 @@ import httpx
 import structlog
 
 from service.broker import UNAVAILABLE
-from service.client import ProblemError
+from service.client import PrefstreamError
 
 log = structlog.get_logger()
 
@@ -31,14 +31,17 @@ class Stopped(Exception):
 
 def is_away(error: Exception) -> bool:
     """Whether the same call may succeed later."""
-    if isinstance(error, ProblemError):
+    if isinstance(error, PrefstreamError):
         return error.problem.status in (429, 502, 503, 504)
     return isinstance(error, (httpx.TransportError, *UNAVAILABLE))
 
 
 def is_gone(error: Exception) -> bool:
     """Whether the lease that the call was about has ended: its pairs are delivered again."""
-    return isinstance(error, ProblemError) and error.problem.code in ("lease_lost", "log_changed")
+    return isinstance(error, PrefstreamError) and error.problem.code in (
+        "lease_lost",
+        "log_changed",
+    )
 
 
 class Patience:

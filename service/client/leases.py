@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.client.transport import ProblemError, Transport
+from service.client.errors import LeaseLost, LogChanged
+from service.client.transport import Transport
 from service.schemas import Batch, Delivery, Pair
 
 
@@ -14,8 +15,8 @@ class AsyncLeasedBatch:
     The lease is renewed in the background until the batch is acknowledged or handed back.
     """
 
-    def __init__(self, batch: Batch, keeper: "Keeper") -> None:
-        self._keeper = keeper
+    def __init__(self, batch: Batch, renewer: "LeaseRenewer") -> None:
+        self._renewer = renewer
         self.batch = batch
         self.lost = False
         """The lease ended behind our back (no contact for too long): its pairs come again."""
@@ -30,14 +31,14 @@ class AsyncLeasedBatch:
         return self.batch.deliveries
 
     async def ack(self) -> None:
-        """What the pairs taught is safe. Raises: ProblemError `lease_lost`, `log_changed`."""
-        await self._keeper.transport.ack(self.batch.run, self.batch.lease)
-        self._keeper.drop(self)
+        """What the pairs taught is safe. Raises: LeaseLost, LogChanged."""
+        await self._renewer.transport.ack(self.batch.run, self.batch.lease)
+        self._renewer.remove(self)
 
     async def nack(self) -> None:
         """Hands the pairs back, to be delivered again at once. Raises: as `ack`."""
-        await self._keeper.transport.nack(self.batch.run, self.batch.lease)
-        self._keeper.drop(self)
+        await self._renewer.transport.nack(self.batch.run, self.batch.lease)
+        self._renewer.remove(self)
 
 
 class LeasedBatch:
@@ -60,7 +61,7 @@ class LeasedBatch:
         return self._leased.lost
 
     def ack(self) -> None:
-        """What the pairs taught is safe. Raises: ProblemError `lease_lost`, `log_changed`."""
+        """What the pairs taught is safe. Raises: LeaseLost, LogChanged."""
         self._call(self._leased.ack)
 
     def nack(self) -> None:
@@ -68,19 +69,19 @@ class LeasedBatch:
         self._call(self._leased.nack)
 
 
-class Keeper:
+class LeaseRenewer:
     """Renews the leases of one client, each three times before it would run out."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._renewing: dict[AsyncLeasedBatch, asyncio.Task[None]] = {}
 
-    def keep(self, batch: Batch, lease_s: float) -> AsyncLeasedBatch:
+    def add(self, batch: Batch, lease_s: float) -> AsyncLeasedBatch:
         leased = AsyncLeasedBatch(batch, self)
         self._renewing[leased] = asyncio.create_task(self._renew(leased, lease_s), name="renew")
         return leased
 
-    def drop(self, leased: AsyncLeasedBatch) -> None:
+    def remove(self, leased: AsyncLeasedBatch) -> None:
         if task := self._renewing.pop(leased, None):
             task.cancel()
 
@@ -90,11 +91,10 @@ class Keeper:
             await asyncio.sleep(lease_s / 3)
             try:
                 await self.transport.renew(leased.batch.run, leased.batch.lease, lease_s)
-            except ProblemError as error:
-                if error.problem.code in ("lease_lost", "log_changed"):
-                    leased.lost = True
-                    del self._renewing[leased]
-                    return
+            except (LeaseLost, LogChanged):
+                leased.lost = True
+                del self._renewing[leased]
+                return
             except Exception:
                 continue
 

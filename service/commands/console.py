@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from service.client import Client, ProblemError
+from service.client import Client, PrefstreamError
 from service.settings import MissingRedis, Settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -49,9 +49,9 @@ def fail(message: str) -> NoReturn:
 def connect(url: str) -> Generator[Client]:
     """A client; what goes wrong while it is used ends the command, saying what."""
     try:
-        with Client(url, api_key=os.environ.get("PREFSTREAM_API_KEY"), patience_s=5) as client:
+        with Client(url, api_key=os.environ.get("PREFSTREAM_API_KEY"), retry_for_s=5) as client:
             yield client
-    except ProblemError as error:
+    except PrefstreamError as error:
         fail(str(error))
     except (httpx.TransportError, ValueError) as error:
         fail(f"Cannot reach {url}: {error}. Name the service with --url or PREFSTREAM_URL.")

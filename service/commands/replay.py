@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from service.client import Client, ProblemError
+from service.client import Client, PrefstreamError
 from service.commands.console import DEFAULT_URL, Url, connect, fail
 from service.schemas import (
     BdhsRequest,
@@ -124,7 +124,7 @@ def text_of(side: list[Message]) -> str:
 def _find(client: Client, pair_id: str, run: str | None) -> tuple[Pair, BdhsTrace | None]:
     try:
         job: Job | None = client.job(pair_id)
-    except ProblemError as error:
+    except PrefstreamError as error:
         if error.problem.status != 404:
             raise
         job = None

@@ -77,7 +77,7 @@ def stack(work: Geometry, **worker: object) -> Iterator[str]:
 
 async def through_service(url: str, requests: Sequence[BdhsRequest]) -> list[BdhsResult]:
     room = asyncio.Semaphore(IN_FLIGHT)
-    async with AsyncClient(url, patience_s=600) as client:
+    async with AsyncClient(url, retry_for_s=600) as client:
 
         async def one(request: BdhsRequest) -> BdhsResult:
             async with room:

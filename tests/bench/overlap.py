@@ -114,7 +114,7 @@ class Generator:
 async def feed(url: str, run: str) -> None:
     """Keeps the run's window full."""
     image = image_data(png())
-    async with AsyncClient(url, patience_s=600) as client:
+    async with AsyncClient(url, retry_for_s=600) as client:
 
         async def post() -> None:
             while True:

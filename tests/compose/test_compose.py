@@ -29,7 +29,7 @@ PARTS = {"redis", "service", "worker", "trainer", "feeder"}
 
 @pytest.fixture(scope="module")
 def client(deployment: Deployment):
-    with Client(deployment.url, patience_s=TIMEOUT_S) as client:
+    with Client(deployment.url, retry_for_s=TIMEOUT_S) as client:
         yield client
 
 

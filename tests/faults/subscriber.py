@@ -10,12 +10,12 @@ import random
 import sys
 from pathlib import Path
 
-from service.client import AsyncClient, ProblemError
+from service.client import AsyncClient, PrefstreamError
 
 
 async def main(url: str, run: str, path: str) -> None:
     with Path(path).open("a") as file:  # noqa: ASYNC230  one line now and then
-        async with AsyncClient(url, patience_s=3600) as client:
+        async with AsyncClient(url, retry_for_s=3600) as client:
             async for batch in client.batches(run, size=8, min_size=1, lease_s=2):
                 await asyncio.sleep(random.uniform(0, 0.05))
                 try:
@@ -23,7 +23,7 @@ async def main(url: str, run: str, path: str) -> None:
                         await batch.nack()
                         continue
                     await batch.ack()
-                except ProblemError as error:
+                except PrefstreamError as error:
                     if error.problem.code != "lease_lost":
                         raise
                     continue

@@ -98,7 +98,7 @@ def request(number: int) -> SampleRequest | BdhsRequest:
 
 async def feed(url: str, accepted: dict[int, str]) -> None:
     """Posts every job, some of them twice, however often the service is away."""
-    async with AsyncClient(url, patience_s=120) as client:
+    async with AsyncClient(url, retry_for_s=120) as client:
 
         async def post(number: int) -> None:
             job = request(number)
@@ -167,7 +167,7 @@ async def test_nothing_is_lost_and_nothing_is_there_twice(stage: Stage) -> None:
     settings = Settings.model_validate({"redis_url": stage.server.url, "lease_s": LEASE_S})
     accepted: dict[int, str] = {}
     hurts: Counter[str] = Counter()
-    async with AsyncClient(stage.url, patience_s=60) as client:
+    async with AsyncClient(stage.url, retry_for_s=60) as client:
         for run in RUNS:
             await client.put_run(run, RunSettings(window=1_000_000, keep=1_000_000))
 

@@ -134,7 +134,7 @@ async def until(condition: Callable[[], bool], parts: Parts) -> None:
 @pytest.mark.timeout(800)
 async def test_the_loop_survives_the_death_of_every_part(parts: Parts) -> None:
     items = examples(64, seed=1)
-    async with AsyncClient(parts.url, patience_s=3600) as client:
+    async with AsyncClient(parts.url, retry_for_s=3600) as client:
         await client.put_run(
             RUN, RunSettings(window=WINDOW, max_staleness=MAX_STALENESS, stale="drop")
         )

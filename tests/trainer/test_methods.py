@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from service.client import Client, ProblemError
+from service.client import Client, PrefstreamError
 from service.schemas import JobStatus, SampleRequest, assistant_turn, user_turn
 from tests.servers import Server
 from tests.trainer import pairs
@@ -181,10 +181,10 @@ def test_a_trainer_that_dies_stops_who_feeds_its_run_and_not_the_service(
     settings = configure(steps=10, lease_s=1.0)
     feeder = in_thread(lambda: pairs.append(server.url, 40, window=8))
     trials.run(settings, kill_at="after a step, before its checkpoint")
-    with Client(server.url, patience_s=0) as client:
+    with Client(server.url, retry_for_s=0) as client:
         asyncio.run(until(lambda: _full(client), timeout_s=60))
         assert feeder.is_alive()
-        with pytest.raises(ProblemError, match="window"):
+        with pytest.raises(PrefstreamError, match="window"):
             client.sample(SampleRequest(prompt="One more?", run=pairs.RUN))
         job = client.sample(SampleRequest(prompt="And one for nobody?"))
         assert job.status == JobStatus.queued

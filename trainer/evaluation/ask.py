@@ -59,7 +59,7 @@ class Asker:
                 self._known[key] = Answer(**row)
 
     async def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """The answers, in order. Raises: NoAnswer, ProblemError."""
+        """The answers, in order. Raises: NoAnswer, PrefstreamError."""
         tasks: list[asyncio.Task[Answer]] = []
         try:
             async with asyncio.TaskGroup() as group:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.broker import UNAVAILABLE
-from service.client import AsyncClient, ProblemError
+from service.client import AsyncClient, PrefstreamError
 from service.commands.console import fail
 from trainer.data.example import BadData
 from trainer.data.images import find
@@ -165,7 +165,7 @@ def _evaluate(
     except KeyboardInterrupt:
         kept = f" The answers so far are in {saved}." if saved else ""
         fail(f"Interrupted.{kept}")
-    except (BadData, NoAnswer, ProblemError) as error:
+    except (BadData, NoAnswer, PrefstreamError) as error:
         fail(str(error))
     except (httpx.TransportError, ValueError, *UNAVAILABLE) as error:
         fail(f"Cannot reach {url}: {error}. Name the service with --url or PREFSTREAM_URL.")

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from service.client import AsyncClient, ProblemError
+from service.client import AsyncClient, PrefstreamError
 from service.schemas import RunSettings, Weights
 from trainer.evaluation.heldout import measure
 from trainer.experiment import pairs
@@ -233,7 +233,7 @@ async def _cancel_open(client: AsyncClient, run: str) -> None:
         page = await client.jobs("open", before=before)
         for job in page.jobs:
             if job.run == run:
-                with suppress(ProblemError):  # it ended by itself
+                with suppress(PrefstreamError):  # it ended by itself
                     await client.cancel(job.id)
         before = page.before
         if before is None:

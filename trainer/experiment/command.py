@@ -110,7 +110,7 @@ def _measure(out: Path, plan: Plan, jobs: Sequence[Job]) -> None:
 
 
 async def _cells(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: Path) -> None:
-    async with AsyncClient(url, patience_s=PATIENCE_S) as client:
+    async with AsyncClient(url, retry_for_s=PATIENCE_S) as client:
         with progress_bars(console) as progress:
             bars: dict[str, Any] = {}
 

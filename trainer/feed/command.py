@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import logs
 from service.broker import UNAVAILABLE
-from service.client import AsyncClient, ProblemError
+from service.client import AsyncClient, PrefstreamError
 from service.commands.console import fail
 from trainer.data import LAYOUTS, BadData, BadRow
 from trainer.feed.feeder import REQUESTS, Feeder, Plan
@@ -116,7 +116,7 @@ def feed(
         ended = asyncio.run(_feed(plan, url, marks))
     except BadRow as bad:
         fail(f"{bad}\n--skip-bad leaves such rows out, and counts them.")
-    except (BadData, ProblemError, ValueError) as error:
+    except (BadData, PrefstreamError, ValueError) as error:
         fail(str(error))
     if not ended:
         raise typer.Exit(130)
@@ -140,7 +140,7 @@ async def _feed(plan: Plan, url: str, marks: Path) -> bool:
     key = os.environ.get("PREFSTREAM_API_KEY")
     async with (
         AsyncClient(url, api_key=key) as client,
-        AsyncClient(url, api_key=key, patience_s=0) as looker,
+        AsyncClient(url, api_key=key, retry_for_s=0) as looker,
     ):
         feeder = Feeder(client, plan, marks)
         feeding = asyncio.create_task(feeder.feed())
@@ -190,7 +190,7 @@ async def _show(feeder: Feeder, looker: AsyncClient) -> None:
 async def _state(feeder: Feeder, looker: AsyncClient) -> str:
     try:
         run = await looker.run(feeder.plan.run)
-    except (ProblemError, httpx.TransportError, *UNAVAILABLE) as error:
+    except (PrefstreamError, httpx.TransportError, *UNAVAILABLE) as error:
         return f"the service is away: {error}"
     waiting = next((g.waiting for g in run.groups if g.name == "trainer"), run.pairs)
     used, window = run.open_jobs + waiting, run.settings.window

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue, ValidationError
 
-from service.client import AsyncClient, ProblemError
+from service.client import AsyncClient, PrefstreamError
 from service.schemas import (
     BdhsRequest,
     Job,
@@ -152,7 +152,7 @@ class Feeder:
     async def feed(self) -> None:
         """To the end of the data set, and of its jobs. Cancel it to stop: it goes on from there.
 
-        Raises: BadData, BadRow, ProblemError (what the service will not take from anybody).
+        Raises: BadData, BadRow, PrefstreamError (what the service will not take from anybody).
         """
         run = await self._reach(self._prepare_run)
         self._log = run.epoch
@@ -178,7 +178,7 @@ class Feeder:
         window = self.plan.window
         try:
             run = await self._client.run(self.plan.run)
-        except ProblemError as error:
+        except PrefstreamError as error:
             if error.problem.code != "run_not_found":
                 raise
             settings = RunSettings() if window is None else RunSettings(window=window)
@@ -235,7 +235,7 @@ class Feeder:
                 refs = [await self._stored(picture) for picture in example.images]
                 try:
                     await self._post(example, self.plan.request(example, refs, epoch), epoch)
-                except ProblemError as error:
+                except PrefstreamError as error:
                     if error.problem.code != "image_gone":
                         raise
                     self._refs.clear()  # the wait for the window outlived the images
@@ -246,7 +246,7 @@ class Feeder:
             raise BadRow(example.place, reason) from error
         except ValueError as error:
             raise BadRow(example.place, str(error)) from error
-        except ProblemError as error:
+        except PrefstreamError as error:
             if error.problem.status not in REFUSED:
                 raise
             raise BadRow(example.place, error.problem.detail) from error
@@ -284,7 +284,7 @@ class Feeder:
         while (job_id := await self._jobs.get()) is not None:
             try:
                 job = await self._reach(lambda j=job_id: self._client.wait(j))
-            except ProblemError as error:  # it ended, and its retention has, too
+            except PrefstreamError as error:  # it ended, and its retention has, too
                 self.tally.fail(error.problem.code, error.problem.detail)
             else:
                 self._count(job)

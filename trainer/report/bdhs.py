@@ -98,7 +98,7 @@ async def make(
 ) -> Made:
     """Runs a variant over the examples.
 
-    Raises: RuntimeError, if a job did not succeed; ProblemError.
+    Raises: RuntimeError, if a job did not succeed; PrefstreamError.
     """
     room = asyncio.Semaphore(IN_FLIGHT)
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from service import logs
-from service.client import AsyncClient, ProblemError
+from service.client import AsyncClient, PrefstreamError
 from service.commands.console import fail, progress_bars
 from service.commands.local_stack import LocalStack, LocalStackError, free_port
 from trainer.data import LAYOUTS, TOY, BadData, BadRow, Example, read
@@ -81,7 +81,7 @@ def bdhs(
                 stack.run(_run(stack.url, data, found, settings, out))
     except ValidationError as error:
         fail("\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
-    except (BadData, BadRow, LocalStackError, ProblemError, RuntimeError) as error:
+    except (BadData, BadRow, LocalStackError, PrefstreamError, RuntimeError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("Interrupted.")
@@ -94,7 +94,7 @@ async def _run(
     from trainer.report.bdhs import VARIANTS, make, show, table, write
 
     key = os.environ.get("PREFSTREAM_API_KEY")
-    async with AsyncClient(url, api_key=key, patience_s=600) as client:
+    async with AsyncClient(url, api_key=key, retry_for_s=600) as client:
         with progress_bars(console) as progress:
             found = []
             for variant in VARIANTS:

@@ -28,7 +28,7 @@ from datasets import IterableDataset
 from PIL import Image
 
 from service import images
-from service.client import Client, ProblemError
+from service.client import Client, PrefstreamError
 from service.schemas import Message, Pair
 from trainer.stream.ledger import Ledger
 from trainer.waiting import PAUSE_S, Patience, Stopped
@@ -145,7 +145,7 @@ class Pairs:
             leased = self._client.lease(
                 self._run, group=self._group, size=count, lease_s=self._lease_s, wait_s=PAUSE_S
             )
-        except ProblemError as error:
+        except PrefstreamError as error:
             if error.problem.code != "run_not_found":
                 raise
             return None
@@ -161,7 +161,7 @@ class Pairs:
         """None: an image is no longer stored. The pair is done with, as if it had been used."""
         try:
             images = [self._patience.reach(lambda r=ref: self._image(r)) for ref in pair.images]
-        except ProblemError as error:
+        except PrefstreamError as error:
             if error.problem.code != "image_gone":
                 raise
             log.warning("pair left out", pair=pair.pair_id, reason=error.problem.detail)

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from service.broker import Broker
-from service.client import AsyncClient, Client, ProblemError, image_data
+from service.client import AsyncClient, Client, PrefstreamError, image_data
 from service.schemas import (
     BdhsRequest,
     ImagePart,
@@ -31,7 +31,7 @@ async def client(
     request: pytest.FixtureRequest, url: str, server: Server
 ) -> AsyncIterator[AsyncClient]:
     address = url if request.param == "http" else server.url
-    async with AsyncClient(address, patience_s=0) as client:
+    async with AsyncClient(address, retry_for_s=0) as client:
         yield client
 
 
@@ -61,26 +61,26 @@ async def test_wait_polls_until_the_end(client: AsyncClient, worker: Broker) -> 
 
 
 async def test_problems_are_raised(client: AsyncClient, worker: Broker) -> None:
-    with pytest.raises(ProblemError, match="404 job_not_found"):
+    with pytest.raises(PrefstreamError, match="404 job_not_found"):
         await client.job("0" * 32)
-    with pytest.raises(ProblemError, match="404 run_not_found"):
+    with pytest.raises(PrefstreamError, match="404 run_not_found"):
         await client.run("nowhere")
     await client.put_run("r", RunSettings())
-    with pytest.raises(ProblemError, match="422 bad_cursor"):
+    with pytest.raises(PrefstreamError, match="422 bad_cursor"):
         await client.pairs_page("r", after="x")
-    with pytest.raises(ProblemError, match="image_url_refused"):
+    with pytest.raises(PrefstreamError, match="image_url_refused"):
         await client.bdhs(BDHS.model_copy(update={"images": ["http://x/y.png"]}))
-    with pytest.raises(ProblemError, match="invalid_image"):
+    with pytest.raises(PrefstreamError, match="invalid_image"):
         await client.store_image(b"?")
     waiting = asyncio.create_task(client.sample(SampleRequest(prompt="?"), wait_s=20))
     await worker.claims.fail(await claim_one(worker), JobError(code="no", message="Never."))
-    with pytest.raises(ProblemError, match="422 no: Never") as raised:
+    with pytest.raises(PrefstreamError, match="422 no: Never") as raised:
         await waiting
     assert raised.value.problem.job_id
 
 
 async def test_a_full_window_is_waited_for(url: str, worker: Broker) -> None:
-    async with AsyncClient(url, patience_s=30) as client:
+    async with AsyncClient(url, retry_for_s=30) as client:
         await client.put_run("r", RunSettings(window=1))
         await client.bdhs(BDHS)
         second = asyncio.create_task(client.bdhs(BDHS))
@@ -115,7 +115,7 @@ async def test_batches_of_a_dead_subscriber_are_delivered_again(
     again = await anext(client.batches("r", size=2))
     assert [pair.pair_id for pair in again.pairs] == pairs
     assert [delivery.count for delivery in again.deliveries] == [2, 2]
-    with pytest.raises(ProblemError, match="410 lease_lost"):
+    with pytest.raises(PrefstreamError, match="410 lease_lost"):
         await client.ack("r", batch.batch.lease)
     await again.nack()
     await (await anext(client.batches("r", size=2))).ack()
@@ -147,7 +147,7 @@ async def test_a_lost_lease_is_noticed(client: AsyncClient, worker: Broker) -> N
 
 
 async def test_batches_of_no_run(client: AsyncClient) -> None:
-    with pytest.raises(ProblemError, match="404 run_not_found"):
+    with pytest.raises(PrefstreamError, match="404 run_not_found"):
         await anext(client.batches("nowhere"))
 
 
@@ -161,27 +161,27 @@ async def test_jobs_and_runs_are_administered(client: AsyncClient, worker: Broke
     assert (await client.retry(first.id)).status == "queued"
     assert await client.purge() == 1
     assert (await client.cancel(first.id)).status == "cancelled"
-    with pytest.raises(ProblemError, match="409 not_dead"):
+    with pytest.raises(PrefstreamError, match="409 not_dead"):
         await client.retry(first.id)
-    with pytest.raises(ProblemError, match="404 job_not_found"):
+    with pytest.raises(PrefstreamError, match="404 job_not_found"):
         await client.retry(second.id)
 
 
 async def test_a_run_is_deleted(client: AsyncClient, worker: Broker) -> None:
     job = await client.bdhs(BDHS)
-    with pytest.raises(ProblemError, match="409 run_busy"):
+    with pytest.raises(PrefstreamError, match="409 run_busy"):
         await client.delete_run("r")
     await client.delete_run("r", force=True)
     assert (await client.job(job.id)).status == "cancelled"
     assert await client.runs() == []
-    with pytest.raises(ProblemError, match="404 run_not_found"):
+    with pytest.raises(PrefstreamError, match="404 run_not_found"):
         await client.delete_run("r")
 
 
 async def test_versions_are_announced(client: AsyncClient) -> None:
     assert (await client.weights()).newest is None
     assert (await client.announce(weight_version(2))).newest == weight_version(2)
-    with pytest.raises(ProblemError, match="409 version_not_newer"):
+    with pytest.raises(PrefstreamError, match="409 version_not_newer"):
         await client.announce(weight_version(1))
     assert (await client.weights(settled=2, wait_s=5)).newest == weight_version(2)
 

@@ -162,7 +162,7 @@ async def test_a_held_feeder_asks_no_faster_than_it_is_told(
             return await super().append(run, pair)
 
     with served(settings(server)) as url:
-        async with Counting(url, patience_s=0) as client:
+        async with Counting(url, retry_for_s=0) as client:
             await client.put_run(RUN, RunSettings(window=1))
             feeder = Feeder(client, plan(pairs_file, method="offline", in_flight=2), tmp_path)
             feeding = asyncio.create_task(feeder.feed())

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import httpx
 
-from service.client import ProblemError
+from service.client import PrefstreamError
 from service.schemas import Batch, Pair, Problem, user_turn
 from trainer.stream.ledger import Ledger
 
@@ -47,7 +47,7 @@ def pair(pair_id: str) -> Pair:
     )
 
 
-GONE = ProblemError(Problem(title="", status=410, code="lease_lost", detail=""))
+GONE = PrefstreamError(Problem(title="", status=410, code="lease_lost", detail=""))
 AWAY = httpx.ConnectError("no route")
 
 

@@ -1,0 +1,142 @@
+"""The client for code that does not await."""
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from anyio.from_thread import start_blocking_portal
+
+from service.client.asynchronous import AsyncClient
+from service.client.leases import LeasedBatch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+END = object()
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Client", P], T]:
+    """The method, waited for."""
+
+    @wraps(method)
+    def call(self: "Client", *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.portal.call(lambda: method(self.awaited, *args, **kwargs))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[AsyncClient, P], AsyncGenerator[T]],
+) -> Callable[Concatenate["Client", P], Iterator[T]]:
+    """What the method yields, each waited for."""
+
+    @wraps(method)
+    def call(self: "Client", *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = method(self.awaited, *args, **kwargs)
+
+        async def following() -> T | object:
+            return await anext(items, END)
+
+        try:
+            while (item := self.portal.call(following)) is not END:
+                yield item  # pyright: ignore[reportReturnType]
+        finally:
+            self.portal.call(items.aclose)
+
+    return call
+
+
+class Client:
+    """`AsyncClient` for code that does not await: the same calls, with the same arguments. Its
+    event loop runs in a thread of its own, so that leases are renewed while the caller trains."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        namespace: str | None = None,
+        retry_for_s: float = 60.0,
+    ) -> None:
+        """As of `AsyncClient`."""
+        with ExitStack() as stack:
+            self.portal = stack.enter_context(start_blocking_portal())
+
+            async def build() -> AsyncClient:
+                return AsyncClient(
+                    url, api_key=api_key, namespace=namespace, retry_for_s=retry_for_s
+                )
+
+            self.awaited = self.portal.call(build)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """As of `AsyncClient`; then its thread ends."""
+        with self._stack:
+            self.portal.call(self.awaited.close)
+
+    sample = _blocking(AsyncClient.sample)
+    bdhs = _blocking(AsyncClient.bdhs)
+    map = _iterating(AsyncClient.map)
+    job = _blocking(AsyncClient.job)
+    wait = _blocking(AsyncClient.wait)
+    cancel = _blocking(AsyncClient.cancel)
+    jobs = _blocking(AsyncClient.jobs)
+    retry = _blocking(AsyncClient.retry)
+    purge = _blocking(AsyncClient.purge)
+    runs = _blocking(AsyncClient.runs)
+    put_run = _blocking(AsyncClient.put_run)
+    run = _blocking(AsyncClient.run)
+    delete_run = _blocking(AsyncClient.delete_run)
+    pairs_page = _blocking(AsyncClient.pairs_page)
+    pairs = _iterating(AsyncClient.pairs)
+    append = _blocking(AsyncClient.append)
+    ack = _blocking(AsyncClient.ack)
+    announce = _blocking(AsyncClient.announce)
+    weights = _blocking(AsyncClient.weights)
+    image = _blocking(AsyncClient.image)
+    store_image = _blocking(AsyncClient.store_image)
+    health = _blocking(AsyncClient.health)
+
+    def lease(
+        self,
+        run: str,
+        *,
+        group: str = "trainer",
+        size: int = 8,
+        min_size: int | None = None,
+        lease_s: float = 60.0,
+        wait_s: float = 0,
+    ) -> LeasedBatch | None:
+        """As of `AsyncClient`."""
+        leased = self.portal.call(
+            lambda: self.awaited.lease(
+                run, group=group, size=size, min_size=min_size, lease_s=lease_s, wait_s=wait_s
+            )
+        )
+        return None if leased is None else LeasedBatch(leased, self.portal.call)
+
+    def batches(
+        self,
+        run: str,
+        *,
+        group: str = "trainer",
+        size: int = 8,
+        min_size: int | None = None,
+        lease_s: float = 60.0,
+        idle_s: float = float("inf"),
+    ) -> Iterator[LeasedBatch]:
+        """As of `AsyncClient`."""
+        while leased := self.lease(
+            run, group=group, size=size, min_size=min_size, lease_s=lease_s, wait_s=idle_s
+        ):
+            yield leased
