@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from trainer.settings import Part
-from trainer.weights import full
+from trainer.weights import full_weights
 
 
 def make_full(checkpoint: str, folder: Path, *, seed: int, parts: tuple[Part, ...]) -> Path:

@@ -21,7 +21,7 @@ from trainer.experiment import pairs
 from trainer.experiment.pairs import Tell
 from trainer.experiment.plan import Method, Plan, training
 from trainer.stream import journal
-from trainer.weights.checkpoint import write_whole
+from trainer.files import write_atomically
 
 WINDOW_STEPS = 3
 """A run's window, in optimizer steps: pairs that may be made ahead of the trainer."""
@@ -95,7 +95,7 @@ class Cell(BaseModel):
     def save(self, out: Path) -> None:
         path = self.path(out, self.method, self.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (self.model_dump_json(indent=1) + "\n").encode())
+        write_atomically(path, (self.model_dump_json(indent=1) + "\n").encode())
 
 
 async def run(
