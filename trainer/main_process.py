@@ -9,7 +9,7 @@ from typing import cast
 
 from service.client import Client
 from trainer.callbacks.metrics import serve_metrics
-from trainer.data import BadData, BadRow
+from trainer.data import InvalidDataset, InvalidRow
 from trainer.settings import InvalidSettings, TrainerSettings
 from trainer.stream.dataset import PairDataset
 from trainer.stream.journal import Journal
@@ -100,5 +100,5 @@ def _row_source(settings: TrainerSettings, online: OnlineRows, start: int) -> Ro
             return OfflineRows(rows, seed=settings.seed, start=start)
         p = cast(float, settings.offline_share)
         return MixedRows(online, rows, p=p, seed=settings.seed, start=start)
-    except (BadData, BadRow, ValueError) as error:
+    except (InvalidDataset, InvalidRow, ValueError) as error:
         raise InvalidSettings(f"`data` {settings.data!r}: {error}") from error

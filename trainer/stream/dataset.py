@@ -7,7 +7,8 @@ from typing import overload
 
 from service.schemas import Pair
 from trainer import data
-from trainer.data import BadData, Example
+from trainer.data import InvalidDataset, Example
+from trainer.data.images import load_image
 from trainer.stream.rows import Row
 
 
@@ -23,15 +24,15 @@ class PairDataset(Sequence[Row]):
         """`images`: folders in which they are looked for, before the data set's own;
         `chosen_alone`: the rejected side will have no effect, so it may be missing.
 
-        Raises: BadData, BadRow.
+        Raises: InvalidDataset, InvalidRow.
         """
         if name == data.TOY:
-            raise BadData("the shapes world has no end, and no rejected sides; feed it into a run")
+            raise InvalidDataset("the shapes world has no end, and no rejected sides; feed it into a run")
         self._examples = list(data.read(name, images=images))
         self._created_at = datetime.now(UTC)
         for example in self._examples:
             if example.rejected is None and not chosen_alone:
-                raise data.BadRow(example.place, "has no rejected side, so it is no pair")
+                raise data.InvalidRow(example.place, "has no rejected side, so it is no pair")
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -44,7 +45,7 @@ class PairDataset(Sequence[Row]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         example = self._examples[index]
-        images = [data.pictures.load(picture) for picture in example.images]
+        images = [load_image(source) for source in example.images]
         return Row(self._pair(example), images, staleness=None)
 
     def _pair(self, example: Example) -> Pair:
