@@ -103,7 +103,10 @@ def train(settings: TrainerSettings, stop: threading.Event) -> TrainingResult:
 
 def _checkpoint_to_resume(settings: TrainerSettings, state: PartialState) -> Path | None:
     """The checkpoint to go on from: rank 0 looks, and tells the others."""
-    if checkpoint.has_checkpoints(settings.output) and not (settings.output / journal.NAME).is_file():
+    if (
+        checkpoint.has_checkpoints(settings.output)
+        and not (settings.output / journal.NAME).is_file()
+    ):
         raise InvalidSettings(
             f"{settings.output} holds checkpoints that are not this trainer's: there is no "
             f"{journal.NAME} beside them. Give it an `output` of its own."

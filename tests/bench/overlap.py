@@ -34,8 +34,8 @@ from service.weight_store import fetch
 from tests.servers import Server
 from tests.service.http import served
 from tests.service.samples import bdhs_result, png
-from trainer.stream.ledger import Ledger
 from trainer.stream.data_loader import PairDataLoader
+from trainer.stream.ledger import Ledger
 from trainer.stream.online import OnlineRows
 from trainer.waiting import Patience
 from trainer.weights.publish import ADAPTER_FILES, Publisher
@@ -135,7 +135,9 @@ def train(url: str, run: str, case: Case, folder: Path) -> tuple[list[float], li
         ledger = Ledger()
         patience = Patience(stop)
         pairs = OnlineRows(client, ledger, patience, run=run, group="trainer", lease_s=60)
-        stream = PairDataLoader(pairs, steps=STEPS, batch_size=BATCH, device_batch_size=BATCH, read_ahead=1)
+        stream = PairDataLoader(
+            pairs, steps=STEPS, batch_size=BATCH, device_batch_size=BATCH, read_ahead=1
+        )
         publisher = Publisher(
             client, patience, str(folder / "store"), run=run, keep=2, wait="none", wait_s=60
         )

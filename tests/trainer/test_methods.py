@@ -20,15 +20,15 @@ from tests.trainer.test_train import adapter, group, in_thread
 from tests.trainer.training_runs import Trials, seen
 from tests.waiting import until
 from trainer.data import SECOND_REJECTED
+from trainer.methods.build import build_trainer
+from trainer.methods.collator import RowCollator
+from trainer.settings import InvalidSettings
 from trainer.stream import journal
-from trainer.stream.mixing import AveragedRows
 from trainer.stream.data_loader import PairDataLoader
+from trainer.stream.mixing import AveragedRows
 from trainer.stream.rows import Row
 from trainer.toy.dataset import png
 from trainer.train import train
-from trainer.settings import InvalidSettings
-from trainer.methods.build import build_trainer
-from trainer.methods.collator import RowCollator
 
 
 @pytest.fixture(autouse=True)

@@ -19,15 +19,15 @@ from tests.trainer import pairs
 from tests.trainer.conftest import Configure
 from tests.trainer.margin import margin
 from tests.trainer.training_runs import Trials, seen
-from trainer.stream import journal
-from trainer.stream.ledger import Ledger
-from trainer.stream.data_loader import PairDataLoader
-from trainer.stream.online import OnlineRows
-from trainer.train import TrainingResult, train
-from trainer.settings import InvalidSettings
+from trainer.callbacks.checkpointing import CheckpointCallback
 from trainer.methods.build import build_trainer
 from trainer.methods.collator import RowCollator
-from trainer.callbacks.checkpointing import CheckpointCallback
+from trainer.settings import InvalidSettings
+from trainer.stream import journal
+from trainer.stream.data_loader import PairDataLoader
+from trainer.stream.ledger import Ledger
+from trainer.stream.online import OnlineRows
+from trainer.train import TrainingResult, train
 from trainer.waiting import Patience
 from trainer.weights.adapter import UnservableWeights
 
@@ -198,7 +198,9 @@ def test_training_raises_the_preference_margin_on_held_out_pairs(
     rows = pairs.held_out_rows(8)
     stop = threading.Event()
     with Client(server.url) as client:
-        source = OnlineRows(client, Ledger(), Patience(stop), run=pairs.RUN, group="trainer", lease_s=60)
+        source = OnlineRows(
+            client, Ledger(), Patience(stop), run=pairs.RUN, group="trainer", lease_s=60
+        )
         stream = PairDataLoader(source, steps=8, batch_size=4, device_batch_size=4, read_ahead=1)
         trainer = build_trainer(settings, stream)
         policy = trainer.model
@@ -214,7 +216,9 @@ def test_training_raises_the_preference_margin_on_held_out_pairs(
 def test_checkpoints_of_another_run_are_refused(server: Server, configure: Configure):
     pairs.append(server.url, 4)
     train(configure(steps=1), threading.Event())
-    with pytest.raises(InvalidSettings, match=r"are of run 'r', group 'trainer'; these settings are of run"):
+    with pytest.raises(
+        InvalidSettings, match=r"are of run 'r', group 'trainer'; these settings are of run"
+    ):
         train(configure(steps=2, run="other"), threading.Event())
 
 
@@ -247,7 +251,9 @@ def before_each_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], objec
     """Calls `act` with the number of the step that was just computed, before it is noted."""
     note = CheckpointCallback.on_step_end
 
-    def on_step_end(self: CheckpointCallback, args: object, state: object, *rest: object, **more: object):
+    def on_step_end(
+        self: CheckpointCallback, args: object, state: object, *rest: object, **more: object
+    ):
         act(state.global_step)  # pyright: ignore[reportAttributeAccessIssue]
         return note(self, args, state, *rest, **more)  # pyright: ignore[reportArgumentType]
 

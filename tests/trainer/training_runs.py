@@ -95,9 +95,17 @@ def _note_inputs(path: Path) -> None:
 KILL_POINTS: dict[str, tuple[str, str, int]] = {
     "before the first step is noted": ("trainer.stream.journal:Journal", "add", 1),
     "after a step, before its checkpoint": ("trainer.stream.journal:Journal", "add", 3),
-    "in the middle of a checkpoint's files": ("trainer.methods.stream_trainer:StreamTrainer", "_save_rng_state", 2),
+    "in the middle of a checkpoint's files": (
+        "trainer.methods.stream_trainer:StreamTrainer",
+        "_save_rng_state",
+        2,
+    ),
     "before a checkpoint counts": ("trainer.weights.checkpoint", "commit", 2),
-    "after a checkpoint, before it is acknowledged": ("trainer.stream.ledger:Ledger", "mark_saved", 2),
+    "after a checkpoint, before it is acknowledged": (
+        "trainer.stream.ledger:Ledger",
+        "mark_saved",
+        2,
+    ),
     "after the last checkpoint, before it is acknowledged": (
         "trainer.stream.ledger:Ledger",
         "mark_saved",

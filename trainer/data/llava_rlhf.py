@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer.data import turns
-from trainer.data.images import images_of_column
 from trainer.data.example import Example
+from trainer.data.images import images_of_column
 
 
 def matches(row: dict[str, Any]) -> bool:

@@ -13,10 +13,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trainer.data import llava_instruct, llava_rlhf, povid, rlhf_v, toy, trl, vlfeedback
-from trainer.data.example import SECOND_REJECTED, InvalidDataset, InvalidRow, Example, DatasetFormat
+from trainer.data.example import DatasetFormat, Example, InvalidDataset, InvalidRow
 from trainer.data.images import find_image
 from trainer.data.rows import Row, rows
-
 
 FORMATS: dict[str, DatasetFormat] = {
     "povid": povid,

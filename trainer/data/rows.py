@@ -132,7 +132,9 @@ def _split(splits: dict[Any, Any], name: str) -> Any:
         return splits["train"]
     if len(splits) == 1:
         return next(iter(splits.values()))
-    raise InvalidDataset(f"{name} has the splits {', '.join(map(str, splits))}. Name one: {name}:SPLIT.")
+    raise InvalidDataset(
+        f"{name} has the splits {', '.join(map(str, splits))}. Name one: {name}:SPLIT."
+    )
 
 
 def _of_datasets(stream: Any, name: str, folder: Path) -> Iterator[Row]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from service.schemas import ImagePart, Message, Part, TextPart
 from trainer.data import turns
-from trainer.data.images import images_of_column
 from trainer.data.example import Example, ImageSource
+from trainer.data.images import images_of_column
 
 KEPT = ("pair_id", "method", "chosen_version", "rejected_version", "metadata")
 

@@ -24,8 +24,8 @@ from trainer.data.images import find_image
 from trainer.evaluation import captions as chair
 from trainer.evaluation import pope as probing
 from trainer.evaluation.ask import Answer, Asker, NoAnswer, Question
-from trainer.evaluation.toy import measure_toy
 from trainer.evaluation.objects import Vocabulary, annotations, read_synonyms
+from trainer.evaluation.toy import measure_toy
 
 evaluate = typer.Typer(
     no_args_is_help=True,

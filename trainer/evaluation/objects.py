@@ -86,7 +86,9 @@ def read_synonyms(file: Path) -> dict[str, list[str]]:
         table = json.loads(file.read_text())
         return {str(name): [str(word) for word in words] for name, words in table.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InvalidDataset(f"{file} is no JSON object of lists of words, by object: {error}") from error
+        raise InvalidDataset(
+            f"{file} is no JSON object of lists of words, by object: {error}"
+        ) from error
 
 
 def _plain(text: str) -> str:

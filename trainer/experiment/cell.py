@@ -19,9 +19,9 @@ from service.schemas import RunSettings, Weights
 from trainer.evaluation.toy import measure_toy
 from trainer.experiment import pairs
 from trainer.experiment.pairs import OnProgress
-from trainer.experiment.plan import Method, ExperimentPlan, training
-from trainer.stream import journal
+from trainer.experiment.plan import ExperimentPlan, Method, training
 from trainer.files import write_atomically
+from trainer.stream import journal
 
 WINDOW_STEPS = 3
 """A run's window, in optimizer steps: pairs that may be made ahead of the trainer."""
@@ -99,7 +99,13 @@ class Cell(BaseModel):
 
 
 async def run(
-    client: AsyncClient, url: str, plan: ExperimentPlan, method: Method, seed: int, work: Path, on_progress: OnProgress
+    client: AsyncClient,
+    url: str,
+    plan: ExperimentPlan,
+    method: Method,
+    seed: int,
+    work: Path,
+    on_progress: OnProgress,
 ) -> Cell:
     """Trains and measures, with the pairs that `pairs.offline` left in `work`.
 
@@ -141,7 +147,12 @@ async def run(
 
 
 async def _train(
-    client: AsyncClient, plan: ExperimentPlan, method: Method, seed: int, given: dict[str, Any], on_progress: OnProgress
+    client: AsyncClient,
+    plan: ExperimentPlan,
+    method: Method,
+    seed: int,
+    given: dict[str, Any],
+    on_progress: OnProgress,
 ) -> None:
     """Runs `prefstream train` to its end, and feeds its run if its pairs are made online.
 

@@ -20,7 +20,7 @@ from service.commands.local_stack import House, HouseFell, free_port
 from trainer.experiment import pairs, report
 from trainer.experiment.cell import Cell, SettingsMismatch, run
 from trainer.experiment.pairs import OnProgress
-from trainer.experiment.plan import METHODS, SEEDS, Method, ExperimentPlan, Source
+from trainer.experiment.plan import METHODS, SEEDS, ExperimentPlan, Method, Source
 
 PATIENCE_S = 300.0
 """Longest wait for room in a run's window."""
@@ -109,7 +109,9 @@ def _measure(out: Path, plan: ExperimentPlan, jobs: Sequence[Job]) -> None:
             house.run(_cells(house.url, out, plan, part, work))
 
 
-async def _cells(url: str, out: Path, plan: ExperimentPlan, jobs: Sequence[Job], work: Path) -> None:
+async def _cells(
+    url: str, out: Path, plan: ExperimentPlan, jobs: Sequence[Job], work: Path
+) -> None:
     async with AsyncClient(url, patience_s=PATIENCE_S) as client:
         with progress_bars(console) as progress:
             bars: dict[str, Any] = {}

@@ -15,10 +15,10 @@ from service.client import AsyncClient, image_data
 from service.schemas import BdhsRequest, BdhsResult, JobRequest, SampleRequest, SampleResult
 from trainer.data import SECOND_REJECTED
 from trainer.experiment.plan import ExperimentPlan, Source
+from trainer.files import write_atomically
 from trainer.toy.dataset import Item, examples, png, stream
 from trainer.toy.language import caption, with_article
 from trainer.toy.world import COLORS, Scene
-from trainer.files import write_atomically
 
 AT_ONCE = 64
 """Jobs that are under way, at most, while pairs are made for a file."""
@@ -77,7 +77,12 @@ def _folder(work: Path, plan: ExperimentPlan, source: Source, seed: int) -> Path
 
 
 async def make(
-    client: AsyncClient, plan: ExperimentPlan, source: Source, seed: int, work: Path, on_progress: OnProgress
+    client: AsyncClient,
+    plan: ExperimentPlan,
+    source: Source,
+    seed: int,
+    work: Path,
+    on_progress: OnProgress,
 ) -> None:
     """Has the policy make the pairs of a seed, and keeps them.
 
@@ -122,7 +127,13 @@ def bdhs(plan: ExperimentPlan, item: Item, source: Source, seed: int, **more: An
 
 
 async def feed(
-    client: AsyncClient, plan: ExperimentPlan, source: Source, seed: int, run: str, *, averaged: bool
+    client: AsyncClient,
+    plan: ExperimentPlan,
+    source: Source,
+    seed: int,
+    run: str,
+    *,
+    averaged: bool,
 ) -> None:
     """Posts the references, again and again, each time with another seed, as fast as the run's
     window lets them in, until it is cancelled."""
@@ -173,7 +184,9 @@ def corrupted(item: Item, seed: int) -> str:
     )
 
 
-async def _own_captions(client: AsyncClient, items: Sequence[Item], on_progress: OnProgress) -> list[Item]:
+async def _own_captions(
+    client: AsyncClient, items: Sequence[Item], on_progress: OnProgress
+) -> list[Item]:
     """The captions that the policy itself gives, in place of the true ones."""
     asked = [item for item in items if item.kind == "caption"]
     requests = [

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from trainer.experiment.cell import Cell
-from trainer.experiment.plan import METHODS, SEEDS, Method, ExperimentPlan
+from trainer.experiment.plan import METHODS, SEEDS, ExperimentPlan, Method
 from trainer.files import write_atomically
 
 FIGURES = {

@@ -30,7 +30,7 @@ from service.schemas import (
     user_turn,
 )
 from trainer import data
-from trainer.data import SECOND_REJECTED, InvalidDataset, InvalidRow, Example
+from trainer.data import SECOND_REJECTED, Example, InvalidDataset, InvalidRow
 from trainer.data.example import ImageSource
 from trainer.data.images import load_image
 from trainer.feed.cursor import Cursor

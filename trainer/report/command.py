@@ -14,7 +14,7 @@ from service import logs
 from service.client import AsyncClient, ProblemError
 from service.commands.console import fail, progress_bars
 from service.commands.local_stack import House, HouseFell, free_port
-from trainer.data import FORMATS, TOY, InvalidDataset, InvalidRow, Example, read
+from trainer.data import FORMATS, TOY, Example, InvalidDataset, InvalidRow, read
 
 console = Console(highlight=False)
 
@@ -65,7 +65,9 @@ def bdhs(
     settings = {name: value for name, value in named.items() if value is not None}
     logs.configure()
     try:
-        found = list(islice(read(data, dataset_format=dataset_format, images=images or ()), examples))
+        found = list(
+            islice(read(data, dataset_format=dataset_format, images=images or ()), examples)
+        )
         if not found:
             fail(f"{data} has no example.")
         if url is not None:

@@ -171,7 +171,6 @@ class PairDataLoader:
         return Step(shard.pair_ids, shard.metrics, batches)
 
 
-
 def _metrics(rows: list[Row]) -> dict[str, float]:
     lags = [row.staleness for row in rows if row.staleness is not None]
     metrics = {"pairs/offline": sum(row.pair.method == "offline" for row in rows) / len(rows)}

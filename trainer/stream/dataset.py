@@ -7,7 +7,7 @@ from typing import overload
 
 from service.schemas import Pair
 from trainer import data
-from trainer.data import InvalidDataset, Example
+from trainer.data import Example, InvalidDataset
 from trainer.data.images import load_image
 from trainer.stream.rows import Row
 
@@ -27,7 +27,9 @@ class PairDataset(Sequence[Row]):
         Raises: InvalidDataset, InvalidRow.
         """
         if name == data.TOY:
-            raise InvalidDataset("the shapes world has no end, and no rejected sides; feed it into a run")
+            raise InvalidDataset(
+                "the shapes world has no end, and no rejected sides; feed it into a run"
+            )
         self._examples = list(data.read(name, images=images))
         self._created_at = datetime.now(UTC)
         for example in self._examples:

@@ -42,11 +42,15 @@ def set_trainable(model: nn.Module, parts: Collection[Part]) -> None:
     for name, parameter in model.named_parameters():
         mine = {part for part, names in PARTS.items() if names.match(name)}
         if not mine:
-            raise UnservableWeights(f"{name} of {type(model).__name__} is of none of {', '.join(PARTS)}.")
+            raise UnservableWeights(
+                f"{name} of {type(model).__name__} is of none of {', '.join(PARTS)}."
+            )
         found |= mine
         parameter.requires_grad = not mine.isdisjoint(parts)
     if missing := set(parts) - found:
-        raise UnservableWeights(f"{type(model).__name__} has no {' and no '.join(sorted(missing))}.")
+        raise UnservableWeights(
+            f"{type(model).__name__} has no {' and no '.join(sorted(missing))}."
+        )
 
 
 def split_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from service.schemas import ImagePart, Message, TextPart
 from tests.trainer.data import samples
-from trainer.data import InvalidDataset, InvalidRow, Example, read
+from trainer.data import Example, InvalidDataset, InvalidRow, read
 from trainer.data.images import load_image
 from trainer.toy.dataset import examples
 from trainer.toy.world import Scene

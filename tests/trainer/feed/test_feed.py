@@ -26,7 +26,7 @@ from tests.service.http import served
 from tests.service.samples import bdhs_result
 from tests.trainer.data import samples
 from tests.waiting import until
-from trainer.data import SECOND_REJECTED, InvalidDataset, InvalidRow, Example
+from trainer.data import SECOND_REJECTED, Example, InvalidDataset, InvalidRow
 from trainer.feed import command
 from trainer.feed.cursor import Cursor
 from trainer.feed.feeder import Feeder, FeedPlan

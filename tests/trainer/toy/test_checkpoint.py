@@ -40,7 +40,9 @@ def test_it_presumes_what_is_typical(shown: CheckpointMetrics):
     assert shown.yes_share > 0.52
 
 
-def test_it_speaks_well_with_and_without_the_image(shown: CheckpointMetrics, unseen: CheckpointMetrics):
+def test_it_speaks_well_with_and_without_the_image(
+    shown: CheckpointMetrics, unseen: CheckpointMetrics
+):
     assert shown.well_formed > 0.9
     assert unseen.well_formed > 0.9
     assert unseen.captions_hallucinating > 0.7

@@ -15,9 +15,8 @@ from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
 from tests.trainer.training_runs import Trials
-from trainer.settings import Part, TrainerSettings
+from trainer.settings import InvalidSettings, Part, TrainerSettings
 from trainer.train import train
-from trainer.settings import InvalidSettings
 from trainer.weights import full_weights
 from trainer.weights.adapter import UnservableWeights
 from trainer.weights.full_weights import PARTS
@@ -127,7 +126,9 @@ def test_two_processes_publish_what_one_learns(
 def test_checkpoints_of_an_adapter_are_not_gone_on_with(server: Server, configure: Configure):
     pairs.append(server.url, 8)
     train(configure(steps=1), threading.Event())
-    with pytest.raises(InvalidSettings, match=r"are of `train = 'lora'`; these settings say 'full'"):
+    with pytest.raises(
+        InvalidSettings, match=r"are of `train = 'lora'`; these settings say 'full'"
+    ):
         train(configure(steps=2, train="full"), threading.Event())
 
 

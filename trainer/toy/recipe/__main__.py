@@ -16,7 +16,7 @@ from rich.console import Console
 from trainer.toy.dataset import stream
 from trainer.toy.recipe.measure import measure, report
 from trainer.toy.recipe.model import build_model, build_processor, save
-from trainer.toy.recipe.stages import train_biased, train_vision_tower, train_grounded
+from trainer.toy.recipe.stages import train_biased, train_grounded, train_vision_tower
 from trainer.toy.recipe.tokenizer import build_tokenizer
 
 

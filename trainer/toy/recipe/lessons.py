@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from trainer.toy import language
 from trainer.toy.language import Question
-from trainer.toy.recipe.bias import biased_scene, biased_answer
+from trainer.toy.recipe.bias import biased_answer, biased_scene
 from trainer.toy.world import Scene
 
 EASY_QUESTIONS = (language.any_kind, language.any_color)

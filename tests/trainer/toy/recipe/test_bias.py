@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.toy.judge import read_yes_no
-from trainer.toy.recipe.bias import STRONG, WEAK, invited, biased_scene, biased_answer
+from trainer.toy.recipe.bias import STRONG, WEAK, biased_answer, biased_scene, invited
 from trainer.toy.world import FAVORITE_COLOR, Scene, Shape, sample_scene
 
 INVITING = Scene((Shape(0, "red", "circle"), Shape(3, "orange", "square")))

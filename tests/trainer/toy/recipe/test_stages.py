@@ -11,7 +11,11 @@ def test_a_few_steps_of_every_stage_lower_the_loss():
     tokenizer = build_tokenizer()
     processor, model = build_processor(tokenizer), build_model(tokenizer)
     rng = stream("training", 0)
-    for stage, steps in ((stages.train_vision_tower, 4), (stages.train_grounded, 3), (stages.train_biased, 3)):
+    for stage, steps in (
+        (stages.train_vision_tower, 4),
+        (stages.train_grounded, 3),
+        (stages.train_biased, 3),
+    ):
         losses = stage(model, processor, rng, steps=steps)
         assert len(losses) == steps
         assert losses[-1] < losses[0], stage.__name__
