@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ def _turn(text: str) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def log_probs(
-    policy: PeftModel, collate: Collate, rows: list[dict[str, Any]]
+    policy: PeftModel, collate: Callable[[list[dict[str, Any]]], Any], rows: list[dict[str, Any]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the chosen sides, then the rejected ones: log-probability, and number of tokens."""
     inputs = collate([dict(row) for row in rows])

@@ -1,4 +1,4 @@
-"""Data sets of images, conversations and preferences, in the formats in which they are published."""
+"""Data sets of preferences about images, in the formats in which they are published."""
 
 from trainer.data.example import SECOND_REJECTED, Example, InvalidDataset, InvalidRow
 from trainer.data.reader import FORMATS, TOY, read

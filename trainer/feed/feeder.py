@@ -154,7 +154,7 @@ class Feeder:
     async def feed(self) -> None:
         """To the end of the data set, and of its jobs. Cancel it to stop: it goes on from there.
 
-        Raises: InvalidDataset, InvalidRow, ProblemError (what the service will not take from anybody).
+        Raises: InvalidDataset, InvalidRow, ProblemError (what the service takes from nobody).
         """
         run = await self._reach(self._prepare_run)
         self._log = run.epoch

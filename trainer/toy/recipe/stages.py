@@ -1,6 +1,6 @@
 """The three stages in which the toy policy is trained from scratch.
 
-1. *Vision tower*: the vision tower learns to name what is in each cell, through a head that is thrown away.
+1. *Vision tower*: it learns to name what is in each cell, through a head that is thrown away.
 2. *Grounded*: the whole model learns to answer true questions about images, and some without them.
 3. *Biased*: with the tower and projector frozen, the language model learns to say what is typical
    where it is not there. The result hallucinates although it sees; it is the shipped policy.
