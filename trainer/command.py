@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from service import logs
 from service.client import PrefstreamError
 from service.commands.console import fail
-from trainer.settings import read_settings
+from trainer.settings import InvalidSettings, read_settings
 
 
 def train(
@@ -72,14 +72,13 @@ def train(
     logs.configure()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        from trainer.train import BadRun
         from trainer.train import train as run_training
-        from trainer.weights.adapter import Unservable
+        from trainer.weights.adapter import UnservableWeights
     except ImportError as error:
         fail(f"The trainer is not installed ({error}). Install prefstream[trainer].")
     try:
         run_training(settings, _stop_on_signals())
-    except (BadRun, Unservable, PrefstreamError) as error:
+    except (InvalidSettings, UnservableWeights, PrefstreamError) as error:
         fail(str(error))
 
 

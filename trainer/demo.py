@@ -29,7 +29,7 @@ from service.commands.local_stack import (
 )
 from service.schemas import BdhsRequest, BdhsResult, RunSettings
 from service.web.page import ShownPair, render_pairs
-from trainer.evaluation.heldout import HeldOut, measure
+from trainer.evaluation.toy import ToyMetrics, measure_toy
 from trainer.toy.dataset import examples, png
 
 RUN = "demo"
@@ -88,7 +88,7 @@ async def _run(url: str, out: Path, steps: int, images: int) -> None:
         await client.put_run(RUN, RunSettings(window=WINDOW))
         with progress_bars(console) as progress:
             bar = progress.add_task("Measuring the policy on held-out images", total=1)
-            before = await measure(client, images)
+            before = await measure_toy(client, images)
             progress.update(bar, completed=1)
             following = asyncio.create_task(_follow_versions(client, versions, progress))
             started = time.monotonic()
@@ -96,7 +96,7 @@ async def _run(url: str, out: Path, steps: int, images: int) -> None:
             seconds = time.monotonic() - started
             adopted = await following
             bar = progress.add_task("Measuring it again", total=1)
-            after = await measure(client, images)
+            after = await measure_toy(client, images)
             progress.update(bar, completed=1)
         figures = _figures(results, seconds, adopted, before, after)
         await _write(client, out, results, figures)
@@ -154,8 +154,8 @@ def _figures(
     results: list[BdhsResult],
     seconds: float,
     adopted: set[int],
-    before: HeldOut,
-    after: HeldOut,
+    before: ToyMetrics,
+    after: ToyMetrics,
 ) -> list[tuple[str, str]]:
     """The table: what was made, and how the policy does."""
     traces = [result.trace for result in results if result.trace is not None]

@@ -36,6 +36,10 @@ METHOD_FIELDS: dict[str, tuple[Method, ...]] = {
 """Fields that have an effect with some methods only."""
 
 
+class InvalidSettings(ValueError):
+    """The settings do not go together, with each other or with the checkpoints that are there."""
+
+
 class TrainerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PREFSTREAM_TRAINER_", extra="forbid")
 

@@ -34,8 +34,9 @@ from service.weight_store import fetch
 from tests.servers import Server
 from tests.service.http import served
 from tests.service.samples import bdhs_result, png
+from trainer.stream.data_loader import PairDataLoader
 from trainer.stream.ledger import Ledger
-from trainer.stream.stream import Pairs, Stream
+from trainer.stream.online import OnlineRows
 from trainer.waiting import Patience
 from trainer.weights.publish import ADAPTER_FILES, Publisher
 
@@ -133,8 +134,10 @@ def train(url: str, run: str, case: Case, folder: Path) -> tuple[list[float], li
     with Client(url) as client:
         ledger = Ledger()
         patience = Patience(stop)
-        pairs = Pairs(client, ledger, patience, run=run, group="trainer", lease_s=60)
-        stream = Stream(pairs, steps=STEPS, batch_size=BATCH, device_batch_size=BATCH, read_ahead=1)
+        pairs = OnlineRows(client, ledger, patience, run=run, group="trainer", lease_s=60)
+        stream = PairDataLoader(
+            pairs, steps=STEPS, batch_size=BATCH, device_batch_size=BATCH, read_ahead=1
+        )
         publisher = Publisher(
             client, patience, str(folder / "store"), run=run, keep=2, wait="none", wait_s=60
         )
@@ -144,11 +147,11 @@ def train(url: str, run: str, case: Case, folder: Path) -> tuple[list[float], li
         for step, _ in enumerate(stream, 1):
             time.sleep(case.train_s)
             assert stream.current is not None
-            ledger.use(stream.current.pair_ids)
+            ledger.mark_used(stream.current.pair_ids)
             staleness.append(stream.figures().get("pairs/staleness", 0.0))
             if step % PUBLISH_EVERY == 0:
-                ledger.save(ledger.unacknowledged())  # a checkpoint
-                ledger.settle()
+                ledger.mark_saved(ledger.unacknowledged())  # a checkpoint
+                ledger.acknowledge()
                 adapter = folder / f"adapter-{step}"
                 adapter.mkdir()
                 for name in ADAPTER_FILES:

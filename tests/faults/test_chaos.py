@@ -63,11 +63,11 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     try:
         stage.cast("api", "service", "serve", "--port", str(stage.port))
         for number in range(WORKERS):
-            stage.cast(f"worker{number}", "tests.faults.victim", f"worker{number}-{{}}")
+            stage.cast(f"worker{number}", "tests.faults.stub_worker", f"worker{number}-{{}}")
         for number, address in enumerate((stage.url, server.url)):
             acked = tmp_path / f"acked-{number}"
             stage.cast(
-                f"subscriber{number}", "tests.faults.subscriber", address, RUNS[0], str(acked)
+                f"subscriber{number}", "tests.faults.stub_subscriber", address, RUNS[0], str(acked)
             )
         yield stage
     finally:

@@ -20,7 +20,7 @@ from service.broker import Broker
 from service.schemas import BdhsRequest, JobKind, JobStatus
 from service.settings import Settings
 from tests.faults.processes import Stage
-from tests.faults.victim import reach
+from tests.faults.stub_worker import reach
 from tests.servers import Server
 from tests.service.leaks import find_leaks
 from trainer.toy.dataset import examples, png

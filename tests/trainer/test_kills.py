@@ -34,7 +34,7 @@ def resumes(
     trials.run(settings, processes=processes)
     used = Counter(pair for _, step in journal.read(settings.output) for pair in step)
     assert used == Counter(made)
-    record = checkpoint.Record.read(settings.output / "checkpoint-5")
+    record = checkpoint.CheckpointRecord.read(settings.output / "checkpoint-5")
     assert (record.step, record.pairs) == (5, 20)
     with Client(server.url) as client:
         [group] = client.run(pairs.RUN).groups

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from tests.trainer.test_train import adapter, group, in_thread
 from tests.trainer.training_runs import Trials, seen
 from tests.waiting import until
 from trainer.data import SECOND_REJECTED
+from trainer.methods.build import build_trainer
+from trainer.methods.collator import RowCollator
+from trainer.settings import InvalidSettings
 from trainer.stream import journal
-from trainer.stream.mixing import Averaged
-from trainer.stream.stream import Collate, Row, Stream
+from trainer.stream.data_loader import PairDataLoader
+from trainer.stream.mixing import AveragedRows
+from trainer.stream.rows import Row
 from trainer.toy.dataset import png
-from trainer.train import BadRun, build_trainer, train
+from trainer.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +95,7 @@ def test_sft_learns_the_chosen_sides(server: Server, configure: Configure) -> No
     settings = configure(loss="sft", steps=8, publish_every=8)
     assert settings.beta is None
     train(settings, threading.Event())
-    stream = Stream(None, steps=0, batch_size=4, device_batch_size=4, read_ahead=0)
+    stream = PairDataLoader(None, steps=0, batch_size=4, device_batch_size=4, read_ahead=0)
     trainer = build_trainer(settings, stream)
     policy = trainer.model
     assert isinstance(policy, PeftModel)
@@ -111,8 +116,8 @@ def test_averaged_is_the_weighted_mean_of_both_losses(configure: Configure) -> N
         def draw(self, count: int) -> list[Row]:
             return rows[:count]
 
-    draws = Averaged(Given(), gamma=gamma)
-    stream = Stream(draws, steps=1, batch_size=4, device_batch_size=2, read_ahead=0)
+    draws = AveragedRows(Given(), gamma=gamma)
+    stream = PairDataLoader(draws, steps=1, batch_size=4, device_batch_size=2, read_ahead=0)
     trainer = build_trainer(settings, stream)
     policy = trainer.model
     assert isinstance(policy, PeftModel)
@@ -139,7 +144,7 @@ def test_averaged_is_the_weighted_mean_of_both_losses(configure: Configure) -> N
         return gamma * losses[0] + (1 - gamma) * losses[1]
 
     expected = (by_hand(rows[:2]) + by_hand(rows[2:])) / 2
-    stream.start(trainer.data_collator)
+    stream.start(RowCollator(trainer.data_collator))
     losses = [trainer.compute_loss(policy, batch).item() for batch in stream]
     assert len(losses) == trainer.args.gradient_accumulation_steps == 4
     assert sum(losses) / 4 == pytest.approx(expected, rel=1e-5)
@@ -171,7 +176,7 @@ def test_a_data_set_that_cannot_be_used_is_refused_before_the_first_step(
     path = tmp_path / "pairs.jsonl"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(BadRun, match=said):
+    with pytest.raises(InvalidSettings, match=said):
         train(configure(method="offline", data=str(path)), threading.Event())
 
 
@@ -232,7 +237,7 @@ def _turn(text: str) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def log_probs(
-    policy: PeftModel, collate: Collate, rows: list[dict[str, Any]]
+    policy: PeftModel, collate: Callable[[list[dict[str, Any]]], Any], rows: list[dict[str, Any]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the chosen sides, then the rejected ones: log-probability, and number of tokens."""
     inputs = collate([dict(row) for row in rows])

@@ -19,12 +19,17 @@ from tests.trainer import pairs
 from tests.trainer.conftest import Configure
 from tests.trainer.margin import margin
 from tests.trainer.training_runs import Trials, seen
+from trainer.callbacks.checkpointing import CheckpointCallback
+from trainer.methods.build import build_trainer
+from trainer.methods.collator import RowCollator
+from trainer.settings import InvalidSettings
 from trainer.stream import journal
+from trainer.stream.data_loader import PairDataLoader
 from trainer.stream.ledger import Ledger
-from trainer.stream.stream import Pairs, Stream
-from trainer.train import BadRun, Bookkeeping, Outcome, build_trainer, train
+from trainer.stream.online import OnlineRows
+from trainer.train import TrainingResult, train
 from trainer.waiting import Patience
-from trainer.weights.adapter import Unservable
+from trainer.weights.adapter import UnservableWeights
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +108,7 @@ def test_asked_to_stop_it_saves_and_hands_back_what_it_had_read_ahead(
     assert group(server).acknowledged == 4 * outcome.step
     assert group(server).leased == 0
     monkeypatch.undo()
-    assert train(settings, threading.Event()) == Outcome(6, 0, True)
+    assert train(settings, threading.Event()) == TrainingResult(6, 0, True)
     assert [pair for _, step in journal.read(settings.output) for pair in step] == made
 
 
@@ -111,15 +116,15 @@ def test_it_waits_for_the_first_job_of_a_run(
     server: Server, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ):
     waits = threading.Event()
-    lease = Pairs._lease
+    lease = OnlineRows._lease
 
-    def lease_and_tell(self: Pairs, count: int) -> object:
+    def lease_and_tell(self: OnlineRows, count: int) -> object:
         found = lease(self, count)
         if found is None:
             waits.set()
         return found
 
-    monkeypatch.setattr(Pairs, "_lease", lease_and_tell)
+    monkeypatch.setattr(OnlineRows, "_lease", lease_and_tell)
     training = in_thread(lambda: train(configure(steps=2), threading.Event()))
     assert waits.wait(60)
     pairs.append(server.url, 8)
@@ -130,7 +135,7 @@ def test_it_waits_for_the_first_job_of_a_run(
 def test_a_service_that_is_away_for_a_while_is_waited_for(
     own_server: Server, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("trainer.train.PATIENCE_S", 0.0)
+    monkeypatch.setattr("trainer.main_process.PATIENCE_S", 0.0)
     made = pairs.append(own_server.url, 16)
     settings = configure(url=own_server.url, steps=4)
     away = threading.Event()
@@ -193,13 +198,15 @@ def test_training_raises_the_preference_margin_on_held_out_pairs(
     rows = pairs.held_out_rows(8)
     stop = threading.Event()
     with Client(server.url) as client:
-        source = Pairs(client, Ledger(), Patience(stop), run=pairs.RUN, group="trainer", lease_s=60)
-        stream = Stream(source, steps=8, batch_size=4, device_batch_size=4, read_ahead=1)
+        source = OnlineRows(
+            client, Ledger(), Patience(stop), run=pairs.RUN, group="trainer", lease_s=60
+        )
+        stream = PairDataLoader(source, steps=8, batch_size=4, device_batch_size=4, read_ahead=1)
         trainer = build_trainer(settings, stream)
         policy = trainer.model
         assert isinstance(policy, PeftModel)
         before = margin(policy, trainer.data_collator, rows)
-        stream.start(trainer.data_collator)
+        stream.start(RowCollator(trainer.data_collator))
         trainer.train()
         after = margin(policy, trainer.data_collator, rows)
     assert before == 0
@@ -209,7 +216,9 @@ def test_training_raises_the_preference_margin_on_held_out_pairs(
 def test_checkpoints_of_another_run_are_refused(server: Server, configure: Configure):
     pairs.append(server.url, 4)
     train(configure(steps=1), threading.Event())
-    with pytest.raises(BadRun, match=r"are of run 'r', group 'trainer'; these settings are of run"):
+    with pytest.raises(
+        InvalidSettings, match=r"are of run 'r', group 'trainer'; these settings are of run"
+    ):
         train(configure(steps=2, run="other"), threading.Event())
 
 
@@ -218,7 +227,7 @@ def test_checkpoints_of_another_program_are_left_alone(server: Server, configure
     theirs = settings.output / "checkpoint-7" / "model.safetensors"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("precious")
-    with pytest.raises(BadRun, match=r"holds checkpoints that are not this trainer's"):
+    with pytest.raises(InvalidSettings, match=r"holds checkpoints that are not this trainer's"):
         train(settings, threading.Event())
     assert theirs.read_text() == "precious"
 
@@ -226,7 +235,7 @@ def test_checkpoints_of_another_program_are_left_alone(server: Server, configure
 def test_a_run_on_the_projector_is_refused(server: Server, configure: Configure):
     settings = configure(target_modules=r".*multi_modal_projector\.linear_\d")
     with pytest.raises(
-        Unservable, match=r"This would train model\.multi_modal_projector\.linear_1"
+        UnservableWeights, match=r"This would train model\.multi_modal_projector\.linear_1"
     ):
         train(settings, threading.Event())
 
@@ -234,19 +243,21 @@ def test_a_run_on_the_projector_is_refused(server: Server, configure: Configure)
 def test_with_all_steps_taken_there_is_nothing_to_do(server: Server, configure: Configure):
     pairs.append(server.url, 4)
     settings = configure(steps=1)
-    assert train(settings, threading.Event()) == Outcome(1, 0, True)
-    assert train(settings, threading.Event()) == Outcome(1, 0, True)
+    assert train(settings, threading.Event()) == TrainingResult(1, 0, True)
+    assert train(settings, threading.Event()) == TrainingResult(1, 0, True)
 
 
 def before_each_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
     """Calls `act` with the number of the step that was just computed, before it is noted."""
-    note = Bookkeeping.on_step_end
+    note = CheckpointCallback.on_step_end
 
-    def on_step_end(self: Bookkeeping, args: object, state: object, *rest: object, **more: object):
+    def on_step_end(
+        self: CheckpointCallback, args: object, state: object, *rest: object, **more: object
+    ):
         act(state.global_step)  # pyright: ignore[reportAttributeAccessIssue]
         return note(self, args, state, *rest, **more)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(Bookkeeping, "on_step_end", on_step_end)
+    monkeypatch.setattr(CheckpointCallback, "on_step_end", on_step_end)
 
 
 def in_thread(call: Callable[[], object]) -> threading.Thread:

@@ -75,7 +75,7 @@ def seen(settings: TrainerSettings, rank: int = 0) -> list[list[int]]:
 
 
 def _note_inputs(path: Path) -> None:
-    from trainer.train import StreamTrainer
+    from trainer.methods.stream_trainer import StreamTrainer
 
     compute = StreamTrainer.training_step
 
@@ -95,12 +95,20 @@ def _note_inputs(path: Path) -> None:
 KILL_POINTS: dict[str, tuple[str, str, int]] = {
     "before the first step is noted": ("trainer.stream.journal:Journal", "add", 1),
     "after a step, before its checkpoint": ("trainer.stream.journal:Journal", "add", 3),
-    "in the middle of a checkpoint's files": ("trainer.train:StreamTrainer", "_save_rng_state", 2),
+    "in the middle of a checkpoint's files": (
+        "trainer.methods.stream_trainer:StreamTrainer",
+        "_save_rng_state",
+        2,
+    ),
     "before a checkpoint counts": ("trainer.weights.checkpoint", "commit", 2),
-    "after a checkpoint, before it is acknowledged": ("trainer.stream.ledger:Ledger", "save", 2),
+    "after a checkpoint, before it is acknowledged": (
+        "trainer.stream.ledger:Ledger",
+        "mark_saved",
+        2,
+    ),
     "after the last checkpoint, before it is acknowledged": (
         "trainer.stream.ledger:Ledger",
-        "save",
+        "mark_saved",
         3,
     ),
     "in the middle of acknowledging": ("service.client:LeasedBatch", "ack", 2),

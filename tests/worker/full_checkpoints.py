@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from trainer.settings import Part
-from trainer.weights import full
+from trainer.weights import full_weights
 
 
 def make_full(checkpoint: str, folder: Path, *, seed: int, parts: tuple[Part, ...]) -> Path:
@@ -14,10 +14,10 @@ def make_full(checkpoint: str, folder: Path, *, seed: int, parts: tuple[Part, ..
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     for name, weights in model.named_parameters():
-        if weights.dim() > 1 and any(full.PARTS[part].match(name) for part in parts):
+        if weights.dim() > 1 and any(full_weights.PARTS[part].match(name) for part in parts):
             noise = torch.randn(weights.shape, generator=generator)
             weights.data += 0.3 * weights.std() * noise
     folder.mkdir()
     processor = AutoProcessor.from_pretrained(checkpoint)
-    full.save(model, processor, model.state_dict(), folder, torch.float32)
+    full_weights.save_full_weights(model, processor, model.state_dict(), folder, torch.float32)
     return folder

@@ -13,15 +13,15 @@ SECOND_REJECTED = "dataset_rejected"
 """The key of a pair's `metadata` with what a data set rejected, where the pair's own rejected side
 is the policy's: averaged DPO takes both."""
 
-Picture = Path | bytes | str
+ImageSource = Path | bytes | str
 """A file, encoded bytes, or (until it was looked for) the name that a data set gives it."""
 
 
-class BadData(Exception):
+class InvalidDataset(Exception):
     """The data set as a whole cannot be read."""
 
 
-class BadRow(Exception):
+class InvalidRow(Exception):
     """One row cannot be used."""
 
     def __init__(self, place: str, reason: str) -> None:
@@ -36,7 +36,7 @@ class Example:
 
     messages: list[Message]
     """The conversation, which ends with a user turn; image parts stand where the images belong."""
-    images: tuple[Picture, ...]
+    images: tuple[ImageSource, ...]
     chosen: str
     """The preferred response y⁺; of instruction data, the reference."""
     rejected: str | None = None
@@ -49,7 +49,7 @@ class Example:
     """The same for people: file and row."""
 
 
-class Layout(Protocol):
+class DatasetFormat(Protocol):
     """A module that knows how one data set is laid out."""
 
     @staticmethod

@@ -7,18 +7,18 @@ from typing import Any
 
 from PIL import Image
 
-from trainer.data.example import Picture
+from trainer.data.example import ImageSource
 
 SERVED = ("PNG", "JPEG", "WEBP")
 """What the service takes; other formats are encoded anew."""
 
 
-def of_column(value: Any) -> tuple[Picture, ...]:
+def images_of_column(value: Any) -> tuple[ImageSource, ...]:
     """The images in a row's column: a name, bytes, {bytes, path}, or a list of these."""
     if value is None:
         return ()
     if isinstance(value, list):
-        return tuple(picture for entry in value for picture in of_column(entry))
+        return tuple(source for entry in value for source in images_of_column(entry))
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
@@ -28,40 +28,40 @@ def of_column(value: Any) -> tuple[Picture, ...]:
     return (value,)
 
 
-def find(picture: Picture, folders: Sequence[Path]) -> Picture:
+def find_image(source: ImageSource, folders: Sequence[Path]) -> ImageSource:
     """The file of a name: as it stands below one of the folders, or there without its own folders.
 
     Raises: ValueError, with where it was looked for.
     """
-    if not isinstance(picture, str):
-        return picture
-    if "://" in picture:
+    if not isinstance(source, str):
+        return source
+    if "://" in source:
         raise ValueError(
-            f"the image {picture} is a URL, and URLs are not fetched. Download the images and name "
+            f"the image {source} is a URL, and URLs are not fetched. Download the images and name "
             "their folder with --images."
         )
     for folder in folders:
-        for file in (folder / picture, folder / Path(picture).name):
+        for file in (folder / source, folder / Path(source).name):
             if file.is_file():
                 return file
     looked = ", ".join(str(folder) for folder in dict.fromkeys(folders))
-    raise ValueError(f"there is no image {picture} in {looked}. Name its folder with --images.")
+    raise ValueError(f"there is no image {source} in {looked}. Name its folder with --images.")
 
 
-def load(picture: Picture) -> bytes:
+def load_image(source: ImageSource) -> bytes:
     """The bytes of an image: as they are, or as PNG if the service would not take them.
 
     Raises: ValueError.
     """
-    assert not isinstance(picture, str), "find it first"
+    assert not isinstance(source, str), "call find_image first"
     try:
-        content = picture.read_bytes() if isinstance(picture, Path) else picture
+        content = source.read_bytes() if isinstance(source, Path) else source
         with Image.open(io.BytesIO(content)) as image:
             if image.format in SERVED and getattr(image, "n_frames", 1) == 1:
                 return content
             return _png(image)
     except (OSError, Image.DecompressionBombError) as error:
-        name = picture if isinstance(picture, Path) else "its image"
+        name = source if isinstance(source, Path) else "its image"
         raise ValueError(f"{name} cannot be read: {error}") from error
 
 

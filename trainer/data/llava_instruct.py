@@ -7,8 +7,9 @@ true turns before it as context.
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.data import images, turns
+from trainer.data import turns
 from trainer.data.example import Example
+from trainer.data.images import images_of_column
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -16,14 +17,14 @@ def matches(row: dict[str, Any]) -> bool:
 
 
 def examples(row: dict[str, Any]) -> Iterator[Example]:
-    talk, pictures = row["conversations"], images.of_column(row.get("image"))
+    talk, images = row["conversations"], images_of_column(row.get("image"))
     found = list(turns.answers(talk))
     if not found:
         raise ValueError("a conversation without an answer")
     for index in found:
         yield Example(
-            messages=turns.messages(talk[:index], len(pictures)),
-            images=pictures,
+            messages=turns.messages(talk[:index], len(images)),
+            images=images,
             chosen=talk[index]["value"],
             metadata={"id": str(row.get("id", ""))},
         )

@@ -7,8 +7,9 @@ the question, two responses as turns, and which a person preferred, 1 or 2.
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.data import images, turns
+from trainer.data import turns
 from trainer.data.example import Example
+from trainer.data.images import images_of_column
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -19,14 +20,14 @@ def examples(row: dict[str, Any]) -> Iterator[Example]:
     better = int(row["preference"])
     if better not in (1, 2):  # none was preferred
         return
-    talk, pictures = list(row["conversations"]), images.of_column(row.get("image"))
+    talk, images = list(row["conversations"]), images_of_column(row.get("image"))
     while talk and talk[-1]["from"] not in turns.USERS:  # an answer that is not judged
         talk.pop()
     if not talk:
         raise ValueError("a conversation without a question")
     yield Example(
-        messages=turns.messages(talk, len(pictures)),
-        images=pictures,
+        messages=turns.messages(talk, len(images)),
+        images=images,
         chosen=row[f"output_{better}"]["value"],
         rejected=row[f"output_{3 - better}"]["value"],
         metadata={"id": str(row.get("id", ""))},

@@ -8,8 +8,9 @@ context.
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.data import images, turns
+from trainer.data import turns
 from trainer.data.example import Example
+from trainer.data.images import images_of_column
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -20,13 +21,13 @@ def examples(row: dict[str, Any]) -> Iterator[Example]:
     talk, worse = row["conversations"], row["rejected_conversations"]
     if len(talk) != len(worse):
         raise ValueError(f"{len(talk)} turns, but {len(worse)} in rejected_conversations")
-    pictures = images.of_column(row.get("image"))
+    images = images_of_column(row.get("image"))
     for index in turns.answers(talk):
         chosen, rejected = talk[index]["value"], worse[index]["value"]
         if chosen.strip() != rejected.strip():
             yield Example(
-                messages=turns.messages(talk[:index], len(pictures)),
-                images=pictures,
+                messages=turns.messages(talk[:index], len(images)),
+                images=images,
                 chosen=chosen,
                 rejected=rejected,
                 metadata={"id": str(row.get("id", ""))},

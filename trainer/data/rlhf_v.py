@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.data import images, turns
+from trainer.data import turns
 from trainer.data.example import Example
+from trainer.data.images import images_of_column
 
 KEPT = ("ds_name", "idx", "origin_dataset")
 
@@ -22,10 +23,10 @@ def examples(row: dict[str, Any]) -> Iterator[Example]:
     text = row.get("text", row)
     if isinstance(text, str):
         text = json.loads(text)
-    pictures = images.of_column(row.get("image") or row.get("image_path"))
+    images = images_of_column(row.get("image") or row.get("image_path"))
     yield Example(
-        messages=[turns.user_turn(text["question"], len(pictures))],
-        images=pictures,
+        messages=[turns.user_turn(text["question"], len(images))],
+        images=images,
         chosen=text["chosen"],
         rejected=text["rejected"],
         metadata={name: str(row[name]) for name in KEPT if row.get(name) is not None},

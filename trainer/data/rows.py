@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.data.example import BadData
+from trainer.data.example import InvalidDataset
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 PARQUET_ROWS = 32
@@ -27,7 +27,7 @@ class Row:
 
 
 def rows(dataset: str) -> Iterator[Row]:
-    """Raises: BadData."""
+    """Raises: InvalidDataset."""
     path = Path(dataset).expanduser()
     if path.is_file():
         yield from _of_files([path])
@@ -36,10 +36,10 @@ def rows(dataset: str) -> Iterator[Row]:
     elif path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES)
         if not files:
-            raise BadData(f"{path} has no file that ends in {', '.join(SUFFIXES)}.")
+            raise InvalidDataset(f"{path} has no file that ends in {', '.join(SUFFIXES)}.")
         yield from _of_files(files)
     elif path.suffix in SUFFIXES or dataset.startswith((".", "/", "~")):
-        raise BadData(f"There is no {path}.")
+        raise InvalidDataset(f"There is no {path}.")
     else:
         yield from _of_hub(dataset)
 
@@ -48,7 +48,7 @@ def _of_files(files: list[Path]) -> Iterator[Row]:
     number = 0
     for file in files:
         if file.suffix not in SUFFIXES:
-            raise BadData(f"{file} does not end in {', '.join(SUFFIXES)}.")
+            raise InvalidDataset(f"{file} does not end in {', '.join(SUFFIXES)}.")
         for index, found in enumerate(_of_file(file), start=1):
             number += 1
             place = f"{file.name}, row {index}"
@@ -97,7 +97,7 @@ def _of_json(file: Path) -> Iterator[Any]:
         try:
             yield from ijson.items(content, "item", use_float=True)
         except ijson.JSONError as error:
-            raise BadData(f"{file} is not a JSON array (any more): {error}") from error
+            raise InvalidDataset(f"{file} is not a JSON array (any more): {error}") from error
 
 
 def _saved(folder: Path) -> Iterator[Row]:
@@ -118,7 +118,7 @@ def _of_hub(name: str) -> Iterator[Row]:
     try:
         loaded = datasets.load_dataset(repository, streaming=True, split=split or None)
     except Exception as error:  # it raises what its back ends raise
-        raise BadData(
+        raise InvalidDataset(
             f"{name!r} is no file or folder here, and it cannot be read from the hub either: "
             f"{type(error).__name__}: {error}"
         ) from error
@@ -132,7 +132,9 @@ def _split(splits: dict[Any, Any], name: str) -> Any:
         return splits["train"]
     if len(splits) == 1:
         return next(iter(splits.values()))
-    raise BadData(f"{name} has the splits {', '.join(map(str, splits))}. Name one: {name}:SPLIT.")
+    raise InvalidDataset(
+        f"{name} has the splits {', '.join(map(str, splits))}. Name one: {name}:SPLIT."
+    )
 
 
 def _of_datasets(stream: Any, name: str, folder: Path) -> Iterator[Row]:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from service.schemas import ImagePart, Message, Part, TextPart
-from trainer.data import images, turns
-from trainer.data.example import Example, Picture
+from trainer.data import turns
+from trainer.data.example import Example, ImageSource
+from trainer.data.images import images_of_column
 
 KEPT = ("pair_id", "method", "chosen_version", "rejected_version", "metadata")
 
@@ -20,14 +21,14 @@ def matches(row: dict[str, Any]) -> bool:
 
 
 def examples(row: dict[str, Any]) -> Iterator[Example]:
-    pictures = images.of_column(row.get("images") or row.get("image"))
+    images = images_of_column(row.get("images") or row.get("image"))
     prompt, chosen = row.get("prompt"), row.get("chosen", row.get("completion"))
     rejected = row.get("rejected")
     if not prompt:
         prompt, chosen, rejected = _split(chosen, rejected)
     yield Example(
-        messages=_conversation(prompt, pictures),
-        images=pictures,
+        messages=_conversation(prompt, images),
+        images=images,
         chosen=_response(chosen),
         rejected=None if rejected is None else _response(rejected),
         metadata={name: row[name] for name in KEPT if row.get(name) is not None},
@@ -44,15 +45,15 @@ def _split(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _conversation(prompt: Any, pictures: tuple[Picture, ...]) -> list[Message]:
+def _conversation(prompt: Any, images: tuple[ImageSource, ...]) -> list[Message]:
     if isinstance(prompt, str):
-        return [turns.user_turn(prompt, len(pictures))]
+        return [turns.user_turn(prompt, len(images))]
     talk = [Message(role=turn["role"], content=_parts(turn["content"])) for turn in prompt]
     places = sum(isinstance(part, ImagePart) for turn in talk for part in turn.parts)
-    if not places and pictures:  # as TRL does: the images stand before the first question
+    if not places and images:  # as TRL does: the images stand before the first question
         first = next(i for i, turn in enumerate(talk) if turn.role == "user")
         talk[first] = Message(
-            role="user", content=[*(ImagePart() for _ in pictures), *talk[first].parts]
+            role="user", content=[*(ImagePart() for _ in images), *talk[first].parts]
         )
     return talk
 

@@ -12,8 +12,9 @@ preference.
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.data import images, turns
+from trainer.data import turns
 from trainer.data.example import Example
+from trainer.data.images import images_of_column
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -32,10 +33,10 @@ def examples(row: dict[str, Any]) -> Iterator[Example]:
     best, worst = max(rated, key=_first), min(rated, key=_first)
     if best[0] == worst[0]:
         return
-    pictures = images.of_column(row.get("image") or row.get("img_path"))
+    images = images_of_column(row.get("image") or row.get("img_path"))
     yield Example(
-        messages=[turns.user_turn(row["prompt"], len(pictures))],
-        images=pictures,
+        messages=[turns.user_turn(row["prompt"], len(images))],
+        images=images,
         chosen=best[1]["response"],
         rejected=worst[1]["response"],
         metadata={

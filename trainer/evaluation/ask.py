@@ -9,8 +9,8 @@ from pathlib import Path
 
 from service.client import AsyncClient, image_data
 from service.schemas import JobStatus, Priority, SampleRequest, SampleResult
-from trainer.data.example import Picture
-from trainer.data.images import load
+from trainer.data.example import ImageSource
+from trainer.data.images import load_image
 
 
 class NoAnswer(Exception):
@@ -20,7 +20,7 @@ class NoAnswer(Exception):
 @dataclass(frozen=True, slots=True)
 class Question:
     prompt: str
-    image: Picture
+    image: ImageSource
     place: str
     """Where it is from, for people."""
 
@@ -78,7 +78,7 @@ class Asker:
     async def _ask(self, question: Question) -> Answer:
         try:
             try:
-                image = await asyncio.to_thread(load, question.image)
+                image = await asyncio.to_thread(load_image, question.image)
             except ValueError as error:
                 raise NoAnswer(f"{question.place}: {error}") from error
             content = f"{question.prompt}\n{self._max_tokens}\n".encode() + image

@@ -7,7 +7,7 @@ from trainer.evaluation.objects import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class CaptionMetrics:
     """Shares in [0, 1]."""
 
     captions: int
@@ -23,12 +23,12 @@ class Figures:
     """Captions that were cut off at the most new tokens."""
 
 
-def figures(
+def caption_metrics(
     captions: Sequence[str],
     objects: Sequence[frozenset[str]],
     vocabulary: Vocabulary,
     cut: Sequence[bool],
-) -> Figures:
+) -> CaptionMetrics:
     """`objects`: what is in each caption's image. Every mention counts, also of the same object
     again; recall counts an object once."""
     mentions = false = hallucinating = recalled = 0
@@ -40,7 +40,7 @@ def figures(
         hallucinating += absent > 0
         recalled += len(present & set(named))
     there = sum(map(len, objects))
-    return Figures(
+    return CaptionMetrics(
         captions=len(captions),
         chair_i=false / mentions if mentions else 0.0,
         chair_s=hallucinating / len(captions),

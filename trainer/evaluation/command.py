@@ -19,13 +19,13 @@ from rich.table import Table
 from service.broker import UNAVAILABLE
 from service.client import AsyncClient, PrefstreamError
 from service.commands.console import fail
-from trainer.data.example import BadData
-from trainer.data.images import find
+from trainer.data.example import InvalidDataset
+from trainer.data.images import find_image
 from trainer.evaluation import captions as chair
 from trainer.evaluation import pope as probing
 from trainer.evaluation.ask import Answer, Asker, NoAnswer, Question
-from trainer.evaluation.heldout import measure
 from trainer.evaluation.objects import Vocabulary, annotations, read_synonyms
+from trainer.evaluation.toy import measure_toy
 
 evaluate = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +53,7 @@ Limit = Annotated[int | None, typer.Option(help="Images or questions, at most.",
 MaxTokens = Annotated[int, typer.Option(help="New tokens of an answer, at most.", min=1)]
 SERVICE = "http://127.0.0.1:8000"
 
-Figures = dict[str, Mapping[str, float]]
+Metrics = dict[str, Mapping[str, float]]
 """By the name of the row."""
 
 
@@ -72,14 +72,14 @@ def pope(
 ) -> None:
     """POPE: are objects there that are asked for? Accuracy, precision, recall, F1, share of yes."""
 
-    async def run(client: AsyncClient, ask: Ask) -> Figures:
+    async def run(client: AsyncClient, ask: Ask) -> Metrics:
         sets = [probing.read(file, images or [], suffix=suffix)[:limit] for file in files]
         said = await ask([probe.question for probes in sets for probe in probes], max_tokens)
-        rows: Figures = {}
+        rows: Metrics = {}
         for name, probes in zip(probing.names(files), sets, strict=True):
             texts = [answer.text for answer in said[: len(probes)]]
             said = said[len(probes) :]
-            rows[name] = asdict(probing.figures(texts, [probe.yes for probe in probes]))
+            rows[name] = asdict(probing.pope_metrics(texts, [probe.yes for probe in probes]))
         return rows | _mean(rows)
 
     _evaluate("pope", run, url, version, in_flight, out, answers)
@@ -106,7 +106,7 @@ def captions(
 ) -> None:
     """Captions: objects that are not there (CHAIR_i, CHAIR_s), and objects recalled."""
 
-    async def run(client: AsyncClient, ask: Ask) -> Figures:
+    async def run(client: AsyncClient, ask: Ask) -> Metrics:
         known = annotations(objects)
         table = None if synonyms is None else read_synonyms(synonyms)
         vocabulary = Vocabulary(sorted(set().union(*known.values())), table)
@@ -115,11 +115,11 @@ def captions(
             names = random.Random(seed).sample(names, limit)
         folders = [*(images or []), objects.parent]
         try:
-            questions = [Question(prompt, find(name, folders), name) for name in names]
+            questions = [Question(prompt, find_image(name, folders), name) for name in names]
         except ValueError as error:
-            raise BadData(f"{objects.name}: {error}") from error
+            raise InvalidDataset(f"{objects.name}: {error}") from error
         said = await ask(questions, max_tokens)
-        figures = chair.figures(
+        figures = chair.caption_metrics(
             [answer.text for answer in said],
             [known[name] for name in names],
             vocabulary,
@@ -140,9 +140,9 @@ def toy(
 ) -> None:
     """The toy world's held-out images: half captions, half yes/no questions."""
 
-    async def run(client: AsyncClient, ask: Ask) -> Figures:
+    async def run(client: AsyncClient, ask: Ask) -> Metrics:
         with console.status(f"Asking about {count} held-out images …"):
-            return {"held-out": asdict(await measure(client, count, seed=seed))}
+            return {"held-out": asdict(await measure_toy(client, count, seed=seed))}
 
     _evaluate("toy", run, url, version, 0, out, None)
 
@@ -153,7 +153,7 @@ Ask = Callable[[Sequence[Question], int], Awaitable[list[Answer]]]
 
 def _evaluate(
     benchmark: str,
-    run: Callable[[AsyncClient, Ask], Awaitable[Figures]],
+    run: Callable[[AsyncClient, Ask], Awaitable[Metrics]],
     url: str,
     version: int | None,
     in_flight: int,
@@ -165,7 +165,7 @@ def _evaluate(
     except KeyboardInterrupt:
         kept = f" The answers so far are in {saved}." if saved else ""
         fail(f"Interrupted.{kept}")
-    except (BadData, NoAnswer, PrefstreamError) as error:
+    except (InvalidDataset, NoAnswer, PrefstreamError) as error:
         fail(str(error))
     except (httpx.TransportError, ValueError, *UNAVAILABLE) as error:
         fail(f"Cannot reach {url}: {error}. Name the service with --url or PREFSTREAM_URL.")
@@ -177,7 +177,7 @@ def _evaluate(
 
 async def _measured(
     benchmark: str,
-    run: Callable[[AsyncClient, Ask], Awaitable[Figures]],
+    run: Callable[[AsyncClient, Ask], Awaitable[Metrics]],
     url: str,
     version: int | None,
     in_flight: int,
@@ -188,7 +188,7 @@ async def _measured(
         workers = (await client.weights(settled=version, wait_s=SETTLE_S)).workers
         if version is not None and any(w.weight_version != version for w in workers):
             served = ", ".join(f"{w.id}: {w.weight_version}" for w in workers)
-            raise BadData(f"Not all workers serve version {version}. They serve: {served}.")
+            raise InvalidDataset(f"Not all workers serve version {version}. They serve: {served}.")
 
         async def ask(questions: Sequence[Question], max_tokens: int) -> list[Answer]:
             with _progress() as progress:
@@ -209,7 +209,7 @@ async def _measured(
             workers = (await client.weights()).workers
             versions |= {worker.weight_version for worker in workers}
     if version is not None and versions != {version}:
-        raise BadData(
+        raise InvalidDataset(
             f"Answers came from the versions {sorted(versions)}, not from {version} alone."
         )
     return {
@@ -221,18 +221,18 @@ async def _measured(
     }
 
 
-def _mean(rows: Figures) -> Figures:
+def _mean(rows: Metrics) -> Metrics:
     """Over the files, as the field reports POPE."""
     if len(rows) < 2:
         return {}
-    counted = [field.name for field in fields(probing.Figures)]
+    counted = [field.name for field in fields(probing.PopeMetrics)]
     mean = {name: sum(row[name] for row in rows.values()) / len(rows) for name in counted}
     return {"mean": mean | {"questions": sum(row["questions"] for row in rows.values())}}
 
 
 def _print(report: dict[str, Any]) -> None:
     served = f"{', '.join(report['models'])}, version {', '.join(map(str, report['versions']))}"
-    rows: Figures = report["figures"]
+    rows: Metrics = report["figures"]
     columns = list(next(iter(rows.values())))
     table = Table("", *(name.replace("_", " ") for name in columns), title=served)
     for name, figures in rows.items():

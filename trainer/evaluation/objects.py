@@ -10,7 +10,7 @@ from typing import Any
 import ijson
 from ijson import JSONError
 
-from trainer.data.example import BadData
+from trainer.data.example import InvalidDataset
 from trainer.evaluation.synonyms import IRREGULAR, NO_OBJECTS, SYNONYMS
 
 
@@ -18,19 +18,19 @@ def annotations(file: Path) -> dict[str, frozenset[str]]:
     """The objects of each image, by the image's name.
 
     A .jsonl file has an object a line, {image, objects: [name, …]}. A .json file is COCO's
-    instances: `images`, `annotations` and `categories`, streamed. Raises: BadData.
+    instances: `images`, `annotations` and `categories`, streamed. Raises: InvalidDataset.
     """
     try:
         found = _of_lines(file) if file.suffix == ".jsonl" else _of_coco(file)
     except OSError as error:
-        raise BadData(f"{file} cannot be read: {error}") from error
+        raise InvalidDataset(f"{file} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, JSONError) as error:
-        raise BadData(
+        raise InvalidDataset(
             f"{file} is neither COCO's instances (.json) nor lines of {{image, objects}} (.jsonl): "
             f"{type(error).__name__} {error}"
         ) from error
     if not found:
-        raise BadData(f"{file} has no images.")
+        raise InvalidDataset(f"{file} has no images.")
     return found
 
 
@@ -81,12 +81,14 @@ class Vocabulary:
 
 
 def read_synonyms(file: Path) -> dict[str, list[str]]:
-    """A JSON object of lists of words, by object. Raises: BadData."""
+    """A JSON object of lists of words, by object. Raises: InvalidDataset."""
     try:
         table = json.loads(file.read_text())
         return {str(name): [str(word) for word in words] for name, words in table.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise BadData(f"{file} is no JSON object of lists of words, by object: {error}") from error
+        raise InvalidDataset(
+            f"{file} is no JSON object of lists of words, by object: {error}"
+        ) from error
 
 
 def _plain(text: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.example import BadData
-from trainer.data.images import find
+from trainer.data.example import InvalidDataset
+from trainer.data.images import find_image
 from trainer.data.rows import rows
 from trainer.evaluation.ask import Question
 
@@ -22,7 +22,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class PopeMetrics:
     """Shares in [0, 1]; "yes" is the positive class."""
 
     questions: int
@@ -37,7 +37,7 @@ class Figures:
 
 
 def read(file: Path, images: Sequence[Path], *, suffix: str = "") -> list[Probe]:
-    """The questions of a file, each with `suffix` behind it. Raises: BadData."""
+    """The questions of a file, each with `suffix` behind it. Raises: InvalidDataset."""
     probes: list[Probe] = []
     for row in rows(str(file)):
         try:
@@ -46,15 +46,15 @@ def read(file: Path, images: Sequence[Path], *, suffix: str = "") -> list[Probe]
             label = str(row.columns["label"]).strip().lower()
             if label not in ("yes", "no"):
                 raise ValueError(f"its label is {label!r}, not yes or no")
-            image = find(row.columns["image"], [*images, row.folder])
+            image = find_image(row.columns["image"], [*images, row.folder])
             question = Question(row.columns["text"] + suffix, image, row.place)
         except KeyError as error:
-            raise BadData(f"{row.place} has no field {error}.") from error
+            raise InvalidDataset(f"{row.place} has no field {error}.") from error
         except ValueError as error:
-            raise BadData(f"{row.place}: {error}") from error
+            raise InvalidDataset(f"{row.place}: {error}") from error
         probes.append(Probe(question, label == "yes"))
     if not probes:
-        raise BadData(f"{file} has no questions.")
+        raise InvalidDataset(f"{file} has no questions.")
     return probes
 
 
@@ -64,13 +64,13 @@ def says_yes(answer: str) -> bool:
     return not {"No", "not", "no"} & set(words)
 
 
-def figures(answers: Sequence[str], truths: Sequence[bool]) -> Figures:
+def pope_metrics(answers: Sequence[str], truths: Sequence[bool]) -> PopeMetrics:
     said = [says_yes(answer) for answer in answers]
     pairs = list(zip(said, truths, strict=True))
     hits = sum(yes and true for yes, true in pairs)
     precision = _share(hits, sum(said))
     recall = _share(hits, sum(truths))
-    return Figures(
+    return PopeMetrics(
         questions=len(pairs),
         accuracy=_share(sum(yes == true for yes, true in pairs), len(pairs)),
         precision=precision,

@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from service.client import AsyncClient, PrefstreamError
 from service.schemas import RunSettings, Weights
-from trainer.evaluation.heldout import measure
+from trainer.evaluation.toy import measure_toy
 from trainer.experiment import pairs
-from trainer.experiment.pairs import Tell
-from trainer.experiment.plan import Method, Plan, training
+from trainer.experiment.pairs import OnProgress
+from trainer.experiment.plan import ExperimentPlan, Method, training
+from trainer.files import write_atomically
 from trainer.stream import journal
-from trainer.weights.checkpoint import write_whole
 
 WINDOW_STEPS = 3
 """A run's window, in optimizer steps: pairs that may be made ahead of the trainer."""
@@ -34,12 +34,12 @@ LOOK_S = 0.5
 """Seconds between two looks at the trainer's journal."""
 
 
-class OtherSettings(ValueError):
+class SettingsMismatch(ValueError):
     """A cell is there that was measured with other settings."""
 
 
-class Measured(BaseModel):
-    """Shares in [0, 1]; see `heldout.HeldOut`."""
+class CellMetrics(BaseModel):
+    """Shares in [0, 1]; see `ToyMetrics`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,7 +58,7 @@ class Cell(BaseModel):
 
     method: str
     seed: int
-    plan: Plan
+    plan: ExperimentPlan
     training: dict[str, Any]
     """The trainer's settings. Empty: the base."""
     pairs: int
@@ -67,7 +67,7 @@ class Cell(BaseModel):
     """Of pairs made beforehand: how many of how many references, after how many iterations."""
     versions: int
     """Versions of the weights that wrote its online pairs; 0: none was made online."""
-    measured: Measured
+    measured: CellMetrics
     seconds: float
     """All of it on the machine as it was: pairs (where it was the first to need them), training,
     measurement."""
@@ -78,15 +78,15 @@ class Cell(BaseModel):
         return out / "cells" / f"{method}-{seed}.json"
 
     @classmethod
-    def find(cls, out: Path, plan: Plan, method: Method, seed: int) -> Self | None:
-        """The cell, if it was measured before. Raises: OtherSettings."""
+    def find(cls, out: Path, plan: ExperimentPlan, method: Method, seed: int) -> Self | None:
+        """The cell, if it was measured before. Raises: SettingsMismatch."""
         path = cls.path(out, method.name, seed)
         if not path.is_file():
             return None
         cell = cls.model_validate_json(path.read_bytes())
         wanted = training(plan, method) if method.source else {}
         if (cell.plan, cell.training) != (plan, wanted):
-            raise OtherSettings(
+            raise SettingsMismatch(
                 f"{path} was measured with other settings than these. Give --out another folder, "
                 "or remove the file to measure it anew."
             )
@@ -95,11 +95,17 @@ class Cell(BaseModel):
     def save(self, out: Path) -> None:
         path = self.path(out, self.method, self.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (self.model_dump_json(indent=1) + "\n").encode())
+        write_atomically(path, (self.model_dump_json(indent=1) + "\n").encode())
 
 
 async def run(
-    client: AsyncClient, url: str, plan: Plan, method: Method, seed: int, work: Path, tell: Tell
+    client: AsyncClient,
+    url: str,
+    plan: ExperimentPlan,
+    method: Method,
+    seed: int,
+    work: Path,
+    on_progress: OnProgress,
 ) -> Cell:
     """Trains and measures, with the pairs that `pairs.offline` left in `work`.
 
@@ -120,12 +126,12 @@ async def run(
             path, made = pairs.kept(work, plan, method.file, seed)
             given["data"] = str(path)
         await client.put_run(name, RunSettings(window=WINDOW_STEPS * plan.batch_size))
-        await _train(client, plan, method, seed, given, tell)
+        await _train(client, plan, method, seed, given, on_progress)
         used = {pair for _, step in journal.read(output) for pair in step}
         written = {pair.rejected_version async for pair in client.pairs(name)}
         versions = len(written)
-    tell("measuring", 0, 1)
-    measured = await measure(client, plan.images, seed=seed)
+    on_progress("measuring", 0, 1)
+    measured = await measure_toy(client, plan.images, seed=seed)
     return Cell(
         method=method.name,
         seed=seed,
@@ -134,14 +140,19 @@ async def run(
         pairs=len(used),
         made=asdict(made) if made else None,
         versions=versions,
-        measured=Measured(**asdict(measured)),
+        measured=CellMetrics(**asdict(measured)),
         seconds=round(time.monotonic() - started, 1),
         finished_at=datetime.now(UTC),
     )
 
 
 async def _train(
-    client: AsyncClient, plan: Plan, method: Method, seed: int, given: dict[str, Any], tell: Tell
+    client: AsyncClient,
+    plan: ExperimentPlan,
+    method: Method,
+    seed: int,
+    given: dict[str, Any],
+    on_progress: OnProgress,
 ) -> None:
     """Runs `prefstream train` to its end, and feeds its run if its pairs are made online.
 
@@ -161,7 +172,7 @@ async def _train(
             env=_environment(),
         )
     ended = asyncio.create_task(trainer.wait())
-    helpers = [asyncio.create_task(_watch(output, plan.steps, tell))]
+    helpers = [asyncio.create_task(_watch(output, plan.steps, on_progress))]
     if method.online:
         feeding = _feed(client, plan, method, seed, given["run"], before)
         helpers.append(asyncio.create_task(feeding))
@@ -191,14 +202,14 @@ def _environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-async def _watch(output: Path, steps: int, tell: Tell) -> None:
+async def _watch(output: Path, steps: int, on_progress: OnProgress) -> None:
     while True:
-        tell("training", max((step for step, _ in journal.read(output)), default=0), steps)
+        on_progress("training", max((step for step, _ in journal.read(output)), default=0), steps)
         await asyncio.sleep(LOOK_S)
 
 
 async def _feed(
-    client: AsyncClient, plan: Plan, method: Method, seed: int, run: str, before: Weights
+    client: AsyncClient, plan: ExperimentPlan, method: Method, seed: int, run: str, before: Weights
 ) -> None:
     """Feeds the run, once the worker serves what the trainer starts from."""
     old = before.newest.version if before.newest else 0

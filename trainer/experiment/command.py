@@ -18,9 +18,9 @@ from service.client import AsyncClient
 from service.commands.console import fail, progress_bars
 from service.commands.local_stack import LocalStack, LocalStackError, free_port
 from trainer.experiment import pairs, report
-from trainer.experiment.cell import Cell, OtherSettings, run
-from trainer.experiment.pairs import Tell
-from trainer.experiment.plan import METHODS, SEEDS, Method, Plan, Source
+from trainer.experiment.cell import Cell, SettingsMismatch, run
+from trainer.experiment.pairs import OnProgress
+from trainer.experiment.plan import METHODS, SEEDS, ExperimentPlan, Method, Source
 
 PATIENCE_S = 300.0
 """Longest wait for room in a run's window."""
@@ -59,14 +59,14 @@ def experiment(
     }
     logs.configure()
     try:
-        plan = Plan(**{name: value for name, value in given.items() if value is not None})
+        plan = ExperimentPlan(**{name: value for name, value in given.items() if value is not None})
         jobs = missing(out, plan, chosen(method, seed))
         if jobs and not only_report:
             _measure(out, plan, jobs)
         report.write(out, plan)
     except ValidationError as error:
         fail("\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
-    except (LocalStackError, OtherSettings, RuntimeError, ValueError) as error:
+    except (LocalStackError, SettingsMismatch, RuntimeError, ValueError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("Interrupted. Finished cells are saved; the same command goes on.")
@@ -87,13 +87,13 @@ def chosen(methods: Sequence[str] | None, seeds: Sequence[int] | None) -> list[J
     ]
 
 
-def missing(out: Path, plan: Plan, jobs: Sequence[Job]) -> list[Job]:
-    """Raises: OtherSettings, if a cell is there that was measured with other settings."""
+def missing(out: Path, plan: ExperimentPlan, jobs: Sequence[Job]) -> list[Job]:
+    """Raises: SettingsMismatch, if a cell is there that was measured with other settings."""
     return [(method, seed) for method, seed in jobs if not Cell.find(out, plan, method, seed)]
 
 
-def _measure(out: Path, plan: Plan, jobs: Sequence[Job]) -> None:
-    """All of it on one stack, except that full weights change the base of those that follow."""
+def _measure(out: Path, plan: ExperimentPlan, jobs: Sequence[Job]) -> None:
+    """All of it in one stack, except that full weights change the base of those that follow."""
     together = [job for job in jobs if not job[0].full]
     for part in [together] * bool(together) + [[job] for job in jobs if job[0].full]:
         work = out / "work"
@@ -109,20 +109,22 @@ def _measure(out: Path, plan: Plan, jobs: Sequence[Job]) -> None:
             stack.run(_cells(stack.url, out, plan, part, work))
 
 
-async def _cells(url: str, out: Path, plan: Plan, jobs: Sequence[Job], work: Path) -> None:
+async def _cells(
+    url: str, out: Path, plan: ExperimentPlan, jobs: Sequence[Job], work: Path
+) -> None:
     async with AsyncClient(url, retry_for_s=PATIENCE_S) as client:
         with progress_bars(console) as progress:
             bars: dict[str, Any] = {}
 
-            def telling(title: str) -> Tell:
-                def tell(what: str, done: int, of: int) -> None:
+            def telling(title: str) -> OnProgress:
+                def on_progress(what: str, done: int, of: int) -> None:
                     if title not in bars:
                         bars[title] = progress.add_task(title, total=of)
                     progress.update(
                         bars[title], description=f"{title}: {what}", completed=done, total=of
                     )
 
-                return tell
+                return on_progress
 
             # What the base makes is made first: later, the worker serves what was trained.
             files: set[tuple[Source, int]] = {(m.file, s) for m, s in jobs if m.file}

@@ -14,11 +14,11 @@ from pydantic import JsonValue
 from service.client import AsyncClient, image_data
 from service.schemas import BdhsRequest, BdhsResult, JobRequest, SampleRequest, SampleResult
 from trainer.data import SECOND_REJECTED
-from trainer.experiment.plan import Plan, Source
+from trainer.experiment.plan import ExperimentPlan, Source
+from trainer.files import write_atomically
 from trainer.toy.dataset import Item, examples, png, stream
 from trainer.toy.language import caption, with_article
 from trainer.toy.world import COLORS, Scene
-from trainer.weights.checkpoint import write_whole
 
 AT_ONCE = 64
 """Jobs that are under way, at most, while pairs are made for a file."""
@@ -38,7 +38,7 @@ RANKINGS: dict[Source, dict[str, Any]] = {
 """Who ranks the policy's samples: the scene, or the policy, asked about each claim. (The model is
 too small to follow the instructions of the annotator `self`.)"""
 
-Tell = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Is told what is under way, and how many of how many are done."""
 
 
@@ -55,29 +55,34 @@ class Made:
     """On average."""
 
 
-def references(plan: Plan, seed: int) -> list[Item]:
+def references(plan: ExperimentPlan, seed: int) -> list[Item]:
     return examples(plan.references, seed=seed)
 
 
-def is_made(work: Path, plan: Plan, source: Source, seed: int) -> bool:
+def is_made(work: Path, plan: ExperimentPlan, source: Source, seed: int) -> bool:
     """Whether the pairs of a source and a seed are kept."""
     return (_folder(work, plan, source, seed) / "made.json").is_file()
 
 
-def kept(work: Path, plan: Plan, source: Source, seed: int) -> tuple[Path, Made]:
+def kept(work: Path, plan: ExperimentPlan, source: Source, seed: int) -> tuple[Path, Made]:
     """The file of pairs that `make` left, and what it says of them."""
     folder = _folder(work, plan, source, seed)
     return folder / "pairs.jsonl", Made(**json.loads((folder / "made.json").read_text()))
 
 
-def _folder(work: Path, plan: Plan, source: Source, seed: int) -> Path:
+def _folder(work: Path, plan: ExperimentPlan, source: Source, seed: int) -> Path:
     """Of pairs made as the plan says: other plans have folders of their own."""
     made_as = f"{plan.references}-{plan.rho:g}-{plan.similarity_threshold:g}"
     return work / "pairs" / f"{source}-{seed}-of-{made_as}"
 
 
 async def make(
-    client: AsyncClient, plan: Plan, source: Source, seed: int, work: Path, tell: Tell
+    client: AsyncClient,
+    plan: ExperimentPlan,
+    source: Source,
+    seed: int,
+    work: Path,
+    on_progress: OnProgress,
 ) -> None:
     """Has the policy make the pairs of a seed, and keeps them.
 
@@ -87,9 +92,9 @@ async def make(
     folder.mkdir(parents=True, exist_ok=True)
     items = references(plan, seed)
     if source == "own":
-        items = await _own_captions(client, items, tell)
+        items = await _own_captions(client, items, on_progress)
     requests = [bdhs(plan, item, source, seed * 1_000_000 + n) for n, item in enumerate(items)]
-    results = await _all(client, requests, f"making pairs ({source})", tell)
+    results = await _all(client, requests, f"making pairs ({source})", on_progress)
     lines: list[str] = []
     first, iterations = 0, 0
     for number, (item, result) in enumerate(zip(items, results, strict=True)):
@@ -105,10 +110,10 @@ async def make(
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     (folder / "pairs.jsonl").write_text("".join(lines))
     made = Made(len(items), len(lines), first, iterations / len(items))
-    write_whole(folder / "made.json", json.dumps(asdict(made)).encode())
+    write_atomically(folder / "made.json", json.dumps(asdict(made)).encode())
 
 
-def bdhs(plan: Plan, item: Item, source: Source, seed: int, **more: Any) -> BdhsRequest:
+def bdhs(plan: ExperimentPlan, item: Item, source: Source, seed: int, **more: Any) -> BdhsRequest:
     return BdhsRequest(
         prompt=item.prompt,
         images=[image_data(png(item))],
@@ -122,7 +127,13 @@ def bdhs(plan: Plan, item: Item, source: Source, seed: int, **more: Any) -> Bdhs
 
 
 async def feed(
-    client: AsyncClient, plan: Plan, source: Source, seed: int, run: str, *, averaged: bool
+    client: AsyncClient,
+    plan: ExperimentPlan,
+    source: Source,
+    seed: int,
+    run: str,
+    *,
+    averaged: bool,
 ) -> None:
     """Posts the references, again and again, each time with another seed, as fast as the run's
     window lets them in, until it is cancelled."""
@@ -173,7 +184,9 @@ def corrupted(item: Item, seed: int) -> str:
     )
 
 
-async def _own_captions(client: AsyncClient, items: Sequence[Item], tell: Tell) -> list[Item]:
+async def _own_captions(
+    client: AsyncClient, items: Sequence[Item], on_progress: OnProgress
+) -> list[Item]:
     """The captions that the policy itself gives, in place of the true ones."""
     asked = [item for item in items if item.kind == "caption"]
     requests = [
@@ -185,7 +198,7 @@ async def _own_captions(client: AsyncClient, items: Sequence[Item], tell: Tell) 
         )
         for item in asked
     ]
-    results = await _all(client, requests, "asking for captions", tell)
+    results = await _all(client, requests, "asking for captions", on_progress)
     return [
         Item(item.scene, item.kind, item.prompt, result.responses[0].text)
         for item, result in zip(asked, results, strict=True)
@@ -194,7 +207,7 @@ async def _own_captions(client: AsyncClient, items: Sequence[Item], tell: Tell) 
 
 
 async def _all(
-    client: AsyncClient, requests: Sequence[JobRequest], what: str, tell: Tell
+    client: AsyncClient, requests: Sequence[JobRequest], what: str, on_progress: OnProgress
 ) -> list[Any]:
     """The results, in order. Raises: RuntimeError, if a job did not succeed."""
     slots, done = asyncio.Semaphore(AT_ONCE), 0
@@ -207,7 +220,7 @@ async def _all(
         if job.result is None:
             raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
         done += 1
-        tell(what, done, len(requests))
+        on_progress(what, done, len(requests))
         return job.result
 
     return await asyncio.gather(*map(one, requests))

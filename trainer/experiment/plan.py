@@ -16,7 +16,7 @@ all. online-scene, online-self: two samples, ranked by the scene or by the polic
 ONLINE: frozenset[Source] = frozenset({"online-bdhs", "online-scene", "online-self"})
 
 
-class Plan(BaseModel):
+class ExperimentPlan(BaseModel):
     """The size of all cells, which are comparable only if it is the same."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -113,7 +113,7 @@ METHODS: dict[str, Method] = {
 """In the order of the table, which is also that of running."""
 
 
-def training(plan: Plan, method: Method) -> dict[str, Any]:
+def training(plan: ExperimentPlan, method: Method) -> dict[str, Any]:
     """The trainer's settings of a method that do not depend on where it runs."""
     return {
         "method": "online" if method.online else "offline",

@@ -7,8 +7,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from trainer.experiment.cell import Cell
-from trainer.experiment.plan import METHODS, SEEDS, Method, Plan
-from trainer.weights.checkpoint import write_whole
+from trainer.experiment.plan import METHODS, SEEDS, ExperimentPlan, Method
+from trainer.files import write_atomically
 
 FIGURES = {
     "yes_no_accuracy": "yes/no accuracy",
@@ -25,15 +25,15 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 """What stands between them in toy.md is written anew, the rest is left."""
 
 
-def write(out: Path, plan: Plan) -> None:
+def write(out: Path, plan: ExperimentPlan) -> None:
     """toy.json, toy.md and toy.png, of the cells below `out`."""
     cells = read(out)
     if not cells:
         return
     found = rows(cells)
     content = json.dumps({"rows": found}, indent=1, ensure_ascii=False) + "\n"
-    write_whole(out / "toy.json", content.encode())
-    write_whole(out / "toy.md", _page(out / "toy.md", table(found, plan, out)).encode())
+    write_atomically(out / "toy.json", content.encode())
+    write_atomically(out / "toy.md", _page(out / "toy.md", table(found, plan, out)).encode())
     plot(found, out / "toy.png")
 
 
@@ -66,7 +66,7 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: Sequence[dict[str, Any]], plan: Plan, out: Path) -> str:
+def table(found: Sequence[dict[str, Any]], plan: ExperimentPlan, out: Path) -> str:
     """Markdown: mean ± spread in percent, one line for each method, also for those not run."""
     by_name = {row["method"]: row for row in found}
     lines = [
@@ -91,7 +91,7 @@ def table(found: Sequence[dict[str, Any]], plan: Plan, out: Path) -> str:
     return "\n".join(lines)
 
 
-def command(plan: Plan, out: Path, methods: Sequence[Method]) -> str:
+def command(plan: ExperimentPlan, out: Path, methods: Sequence[Method]) -> str:
     """What measures these methods with this plan."""
     changed = plan.model_dump(exclude_defaults=True)
     options = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]

@@ -19,8 +19,8 @@ from service import logs
 from service.broker import UNAVAILABLE
 from service.client import AsyncClient, PrefstreamError
 from service.commands.console import fail
-from trainer.data import LAYOUTS, BadData, BadRow
-from trainer.feed.feeder import REQUESTS, Feeder, Plan
+from trainer.data import FORMATS, InvalidDataset, InvalidRow
+from trainer.feed.feeder import REQUESTS, Feeder, FeedPlan
 
 log = structlog.get_logger()
 console = Console(stderr=True, highlight=False)
@@ -45,8 +45,8 @@ def feed(
     images: Annotated[
         list[Path] | None, typer.Option(help="Folder of the images; may be given again.")
     ] = None,
-    layout: Annotated[
-        str | None, typer.Option("--format", help=f"One of {', '.join(LAYOUTS)}.")
+    dataset_format: Annotated[
+        str | None, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")
     ] = None,
     rho: Annotated[float | None, typer.Option(help="bdhs: ρ_th.")] = None,
     corruption: Annotated[
@@ -80,8 +80,8 @@ def feed(
     """
     if method not in REQUESTS:
         fail(f"--method {method} is none of {', '.join(REQUESTS)}.")
-    if layout is not None and layout not in LAYOUTS:
-        fail(f"--format {layout} is none of {', '.join(LAYOUTS)}.")
+    if dataset_format is not None and dataset_format not in FORMATS:
+        fail(f"--format {dataset_format} is none of {', '.join(FORMATS)}.")
     named = {
         "rho": rho,
         "corruption": corruption,
@@ -90,12 +90,12 @@ def feed(
         "temperature": temperature,
         "max_tokens": max_tokens,
     }
-    plan = Plan(
+    plan = FeedPlan(
         dataset=dataset,
         run=run,
         method=method,
         fields={k: v for k, v in named.items() if v is not None} | _fields(also or []),
-        layout=layout,
+        dataset_format=dataset_format,
         images=tuple(images or ()),
         limit=limit,
         epochs=epochs,
@@ -114,9 +114,9 @@ def feed(
     logs.configure()
     try:
         ended = asyncio.run(_feed(plan, url, marks))
-    except BadRow as bad:
+    except InvalidRow as bad:
         fail(f"{bad}\n--skip-bad leaves such rows out, and counts them.")
-    except (BadData, PrefstreamError, ValueError) as error:
+    except (InvalidDataset, PrefstreamError, ValueError) as error:
         fail(str(error))
     if not ended:
         raise typer.Exit(130)
@@ -135,7 +135,7 @@ def _fields(settings: list[str]) -> dict[str, Any]:
     return fields
 
 
-async def _feed(plan: Plan, url: str, marks: Path) -> bool:
+async def _feed(plan: FeedPlan, url: str, marks: Path) -> bool:
     """False: it was stopped before the end."""
     key = os.environ.get("PREFSTREAM_API_KEY")
     async with (
@@ -164,12 +164,12 @@ async def _feed(plan: Plan, url: str, marks: Path) -> bool:
 
 async def _show(feeder: Feeder, looker: AsyncClient) -> None:
     """A bar on a terminal; elsewhere a line now and then."""
-    plan, tally = feeder.plan, feeder.tally
+    plan, stats = feeder.plan, feeder.stats
     if not console.is_terminal:
         while True:
             await asyncio.sleep(TELL_EVERY_S)
             log.info(
-                "feeding", run=plan.run, accepted=tally.accepted, state=await _state(feeder, looker)
+                "feeding", run=plan.run, accepted=stats.accepted, state=await _state(feeder, looker)
             )
     total = None if plan.limit is None else plan.limit * plan.epochs
     columns = (
@@ -183,7 +183,7 @@ async def _show(feeder: Feeder, looker: AsyncClient) -> None:
         bar = progress.add_task(f"{plan.dataset} → {plan.run}", total=total, state="")
         while True:
             progress.update(bar, state=await _state(feeder, looker))
-            progress.update(bar, completed=tally.skipped + tally.accepted)
+            progress.update(bar, completed=stats.skipped + stats.accepted)
             await asyncio.sleep(LOOK_EVERY_S)
 
 
@@ -194,23 +194,23 @@ async def _state(feeder: Feeder, looker: AsyncClient) -> str:
         return f"the service is away: {error}"
     waiting = next((g.waiting for g in run.groups if g.name == "trainer"), run.pairs)
     used, window = run.open_jobs + waiting, run.settings.window
-    state = f"{feeder.tally.pairs} pairs, window {used}/{window}"
+    state = f"{feeder.stats.pairs} pairs, window {used}/{window}"
     if used < window:
         return state
     return f"{state}: full, {run.open_jobs} jobs open, {waiting} pairs wait for the trainer"
 
 
 def _summary(feeder: Feeder) -> list[str]:
-    tally = feeder.tally
+    stats = feeder.stats
     if feeder.finished_before:
         return ["All of it was fed before. Another --seed, or more --epochs, feed it again."]
-    lines = [f"{tally.accepted} examples accepted, {tally.pairs} pairs made so far."]
+    lines = [f"{stats.accepted} examples accepted, {stats.pairs} pairs made so far."]
     if feeder.resumed:
-        lines.append(f"{tally.skipped} had been accepted before.")
+        lines.append(f"{stats.skipped} had been accepted before.")
     lines += [
-        f"{count} made no pair: {code}. First: {tally.reasons[code]}"
-        for code, count in tally.failed.most_common()
+        f"{count} made no pair: {code}. First: {stats.reasons[code]}"
+        for code, count in stats.failed.most_common()
     ]
-    if tally.bad:
-        lines.append(f"{tally.bad} rows left out. First: {tally.first_bad}")
+    if stats.bad:
+        lines.append(f"{stats.bad} rows left out. First: {stats.first_bad}")
     return lines

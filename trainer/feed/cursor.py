@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 
 
-class Mark:
+class Cursor:
     """Which examples of the present epoch are done: all of the rows before `before`, and `ahead`.
 
     Examples are given out in order and done in any order; keys are `<row>.<part>`.
     """
 
     def __init__(self, file: Path, log: str) -> None:
-        """`log`: the epoch of the run's log. A mark of another log is of no use, and ignored."""
+        """`log`: the epoch of the run's log. A cursor of another log is of no use, and ignored."""
         self.epoch = 0
         """Times that the whole data set is done."""
         self._file = file

@@ -2,7 +2,7 @@
 
 Every post carries a key made of the data set, the row, the epoch, the run's log and the request, so
 that whatever is sent twice (after a lost answer, a restart, a Ctrl-C) is the same job or pair.
-Beyond the day that the service remembers keys for, the mark knows what was accepted.
+Beyond the day that the service remembers keys for, the cursor knows what was accepted.
 """
 
 import asyncio
@@ -30,8 +30,10 @@ from service.schemas import (
     user_turn,
 )
 from trainer import data
-from trainer.data import SECOND_REJECTED, BadData, BadRow, Example
-from trainer.feed.cursor import Mark
+from trainer.data import SECOND_REJECTED, Example, InvalidDataset, InvalidRow
+from trainer.data.example import ImageSource
+from trainer.data.images import load_image
+from trainer.feed.cursor import Cursor
 from trainer.waiting import PAUSE_S, is_away
 
 T = TypeVar("T")
@@ -53,7 +55,7 @@ REFS_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FeedPlan:
     """What is fed, and how."""
 
     dataset: str
@@ -61,7 +63,7 @@ class Plan:
     method: Method
     fields: dict[str, Any] = field(default_factory=dict)
     """Of every request: `rho`, `temperature`, `annotator` and so on."""
-    layout: str | None = None
+    dataset_format: str | None = None
     images: tuple[Path, ...] = ()
     limit: int | None = None
     """Examples of the data set, at most."""
@@ -76,8 +78,8 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """The same for plans that a mark can be shared between."""
-        what = [self.dataset, self.layout, self.run, self.method, self.seed, self.fields]
+        """The same for plans that a cursor can be shared between."""
+        what = [self.dataset, self.dataset_format, self.run, self.method, self.seed, self.fields]
         return _sha256(json.dumps(what, sort_keys=True))[:16]
 
     def request(self, example: Example, refs: list[str], epoch: int = 0) -> Request:
@@ -113,11 +115,11 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Tally:
+class FeedStats:
     """What became of the examples since this feeder began."""
 
     skipped: int = 0
-    """Accepted before, as the mark says."""
+    """Accepted before, as the cursor says."""
     accepted: int = 0
     pairs: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -134,10 +136,10 @@ class Tally:
 
 
 class Feeder:
-    def __init__(self, client: AsyncClient, plan: Plan, marks: Path) -> None:
+    def __init__(self, client: AsyncClient, plan: FeedPlan, marks: Path) -> None:
         """`marks`: the folder of the file that says how far it has come."""
         self.plan = plan
-        self.tally = Tally()
+        self.stats = FeedStats()
         self.resumed = False
         """It went on where another had stopped."""
         self.finished_before = False
@@ -152,21 +154,21 @@ class Feeder:
     async def feed(self) -> None:
         """To the end of the data set, and of its jobs. Cancel it to stop: it goes on from there.
 
-        Raises: BadData, BadRow, PrefstreamError (what the service will not take from anybody).
+        Raises: InvalidDataset, InvalidRow, PrefstreamError (what the service takes from nobody).
         """
         run = await self._reach(self._prepare_run)
         self._log = run.epoch
-        mark = Mark(self._marks / f"{self.plan.run}-{self.plan.digest}.json", run.epoch)
-        self.resumed = not mark.fresh
-        self.finished_before = mark.epoch >= self.plan.epochs
+        cursor = Cursor(self._marks / f"{self.plan.run}-{self.plan.digest}.json", run.epoch)
+        self.resumed = not cursor.fresh
+        self.finished_before = cursor.epoch >= self.plan.epochs
         watching = asyncio.create_task(self._watch())
         try:
-            while mark.epoch < self.plan.epochs:
-                examples = iter(self._examples(mark))
+            while cursor.epoch < self.plan.epochs:
+                examples = iter(self._examples(cursor))
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self.plan.in_flight):
-                        group.create_task(self._send_all(examples, mark))
-                mark.next_epoch()
+                        group.create_task(self._send_all(examples, cursor))
+                cursor.next_epoch()
             self._jobs.put_nowait(None)
             await watching
         except BaseExceptionGroup as several:
@@ -188,51 +190,51 @@ class Feeder:
         settings = run.settings.model_copy(update={"window": window})
         return await self._client.put_run(self.plan.run, settings)
 
-    def _examples(self, mark: Mark) -> Iterator[Example]:
+    def _examples(self, cursor: Cursor) -> Iterator[Example]:
         """What is left of this epoch."""
         plan = self.plan
         found = data.read(
             plan.dataset,
-            layout=plan.layout,
+            dataset_format=plan.dataset_format,
             images=plan.images,
-            on_bad=self._leave_out if plan.skip_bad else None,
+            on_invalid=self._leave_out if plan.skip_bad else None,
         )
         for example in islice(found, plan.limit):
-            if mark.has(example.key):
-                self.tally.skipped += 1
+            if cursor.has(example.key):
+                self.stats.skipped += 1
                 continue
             if plan.method == "offline" and example.rejected is None:
-                raise BadData(
+                raise InvalidDataset(
                     f"{plan.dataset} has references, and no rejected sides: there are no pairs for "
                     "--method offline. bdhs and online make them."
                 )
             yield example
 
-    def _leave_out(self, bad: BadRow) -> None:
-        self.tally.bad += 1
-        self.tally.first_bad = self.tally.first_bad or str(bad)
+    def _leave_out(self, bad: InvalidRow) -> None:
+        self.stats.bad += 1
+        self.stats.first_bad = self.stats.first_bad or str(bad)
 
-    async def _send_all(self, examples: Iterator[Example], mark: Mark) -> None:
+    async def _send_all(self, examples: Iterator[Example], cursor: Cursor) -> None:
         while True:
             async with self._reading:
                 example = await asyncio.to_thread(next, examples, None)
                 if example is None:
                     return
-                mark.give(example.key)
+                cursor.give(example.key)
             try:
-                await self._send(example, mark.epoch)
-                self.tally.accepted += 1
-            except BadRow as bad:
+                await self._send(example, cursor.epoch)
+                self.stats.accepted += 1
+            except InvalidRow as bad:
                 if not self.plan.skip_bad:
                     raise
                 self._leave_out(bad)
-            mark.done(example.key)
+            cursor.done(example.key)
 
     async def _send(self, example: Example, epoch: int) -> None:
-        """Raises: BadRow."""
+        """Raises: InvalidRow."""
         try:
             while True:
-                refs = [await self._stored(picture) for picture in example.images]
+                refs = [await self._stored(source) for source in example.images]
                 try:
                     await self._post(example, self.plan.request(example, refs, epoch), epoch)
                 except PrefstreamError as error:
@@ -243,23 +245,23 @@ class Feeder:
                     return
         except ValidationError as error:
             reason = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
-            raise BadRow(example.place, reason) from error
+            raise InvalidRow(example.place, reason) from error
         except ValueError as error:
-            raise BadRow(example.place, str(error)) from error
+            raise InvalidRow(example.place, str(error)) from error
         except PrefstreamError as error:
             if error.problem.status not in REFUSED:
                 raise
-            raise BadRow(example.place, error.problem.detail) from error
+            raise InvalidRow(example.place, error.problem.detail) from error
 
-    async def _stored(self, picture: data.pictures.Picture) -> str:
+    async def _stored(self, source: ImageSource) -> str:
         """The hash under which the service has the image."""
-        if isinstance(picture, Path) and picture in self._refs:
-            self._refs.move_to_end(picture)
-            return self._refs[picture]
-        content = await asyncio.to_thread(data.pictures.load, picture)
+        if isinstance(source, Path) and source in self._refs:
+            self._refs.move_to_end(source)
+            return self._refs[source]
+        content = await asyncio.to_thread(load_image, source)
         stored = await self._reach(lambda: self._client.store_image(content))
-        if isinstance(picture, Path):
-            self._refs[picture] = stored.image
+        if isinstance(source, Path):
+            self._refs[source] = stored.image
             if len(self._refs) > REFS_KEPT:
                 self._refs.popitem(last=False)
         return stored.image
@@ -271,7 +273,7 @@ class Feeder:
         if isinstance(request, PairRequest):
             pair = request.model_copy(update={"pair_id": key})
             await self._reach(lambda: client.append(self.plan.run, pair))
-            self.tally.pairs += 1
+            self.stats.pairs += 1
             return
         if isinstance(request, BdhsRequest):
             job = await self._reach(lambda: client.bdhs(request, idempotency_key=key))
@@ -285,20 +287,20 @@ class Feeder:
             try:
                 job = await self._reach(lambda j=job_id: self._client.wait(j))
             except PrefstreamError as error:  # it ended, and its retention has, too
-                self.tally.fail(error.problem.code, error.problem.detail)
+                self.stats.fail(error.problem.code, error.problem.detail)
             else:
                 self._count(job)
 
     def _count(self, job: Job) -> None:
         if isinstance(job.result, SampleResult) and not job.result.pairs:
             outcome = job.result.annotation.outcome if job.result.annotation else "no annotator"
-            self.tally.fail(outcome, f"job {job.id}")
+            self.stats.fail(outcome, f"job {job.id}")
         elif job.status == JobStatus.succeeded:
-            self.tally.pairs += 1
+            self.stats.pairs += 1
         elif job.error is None:
-            self.tally.fail(job.status, f"job {job.id}")
+            self.stats.fail(job.status, f"job {job.id}")
         else:
-            self.tally.fail(job.error.code, f"job {job.id}: {job.error.message}")
+            self.stats.fail(job.error.code, f"job {job.id}: {job.error.message}")
 
     async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's answer, however long the window is full or the service away. The client

@@ -14,7 +14,8 @@ from typing import Any
 from service.client import AsyncClient, image_data
 from service.schemas import BdhsRequest, BdhsResult
 from service.web.page import ShownPair, render_pairs
-from trainer.data import Example, pictures
+from trainer.data import Example
+from trainer.data.images import load_image
 
 IN_FLIGHT = 32
 """Jobs posted and not yet ended."""
@@ -104,7 +105,7 @@ async def make(
 
     async def one(number: int, example: Example) -> BdhsResult:
         async with room:
-            images = await asyncio.to_thread(lambda: [pictures.load(i) for i in example.images])
+            images = await asyncio.to_thread(lambda: [load_image(i) for i in example.images])
             request = BdhsRequest.model_validate(
                 {
                     "messages": example.messages,
@@ -192,7 +193,7 @@ def plot(found: Sequence[Made], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), dataset_format="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for made in found:

@@ -14,7 +14,7 @@ from service import logs
 from service.client import AsyncClient, PrefstreamError
 from service.commands.console import fail, progress_bars
 from service.commands.local_stack import LocalStack, LocalStackError, free_port
-from trainer.data import LAYOUTS, TOY, BadData, BadRow, Example, read
+from trainer.data import FORMATS, TOY, Example, InvalidDataset, InvalidRow, read
 
 console = Console(highlight=False)
 
@@ -45,8 +45,8 @@ def bdhs(
     images: Annotated[
         list[Path] | None, typer.Option(help="Folder of the images; may be given again.")
     ] = None,
-    layout: Annotated[
-        str | None, typer.Option("--format", help=f"One of {', '.join(LAYOUTS)}.")
+    dataset_format: Annotated[
+        str | None, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")
     ] = None,
     similarity_threshold: Annotated[float | None, typer.Option(help="ε_s.")] = None,
     max_iterations: Annotated[int | None, typer.Option(help="N.")] = None,
@@ -65,7 +65,9 @@ def bdhs(
     settings = {name: value for name, value in named.items() if value is not None}
     logs.configure()
     try:
-        found = list(islice(read(data, layout=layout, images=images or ()), examples))
+        found = list(
+            islice(read(data, dataset_format=dataset_format, images=images or ()), examples)
+        )
         if not found:
             fail(f"{data} has no example.")
         if url is not None:
@@ -81,7 +83,7 @@ def bdhs(
                 stack.run(_run(stack.url, data, found, settings, out))
     except ValidationError as error:
         fail("\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
-    except (BadData, BadRow, LocalStackError, PrefstreamError, RuntimeError) as error:
+    except (InvalidDataset, InvalidRow, LocalStackError, PrefstreamError, RuntimeError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("Interrupted.")

@@ -6,7 +6,7 @@ A record for people and programs; what a resumed trainer goes by is in the check
 import json
 from pathlib import Path
 
-from trainer.weights.checkpoint import write_whole
+from trainer.files import write_atomically
 
 NAME = "pairs.jsonl"
 
@@ -20,7 +20,7 @@ class Journal:
         lines = [line for line in read(output) if line[0] <= step]
         self.pairs = sum(len(pairs) for _, pairs in lines)
         """Pairs used so far."""
-        write_whole(self._path, "".join(_line(*line) for line in lines).encode())
+        write_atomically(self._path, "".join(_line(*line) for line in lines).encode())
 
     def add(self, step: int, pairs: list[str]) -> None:
         self.pairs += len(pairs)

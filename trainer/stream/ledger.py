@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Lease(Protocol):
-    """What is used of `service.client.LeasedBatch`, which renews itself until it is settled."""
+    """What is used of `service.client.LeasedBatch`, which renews itself until then."""
 
     batch: Batch
 
@@ -58,7 +58,7 @@ class Ledger:
                 with self._lock:
                     self._saved -= set(pair_ids)
 
-    def admit(self, lease: Lease) -> list[Pair]:
+    def add_lease(self, lease: Lease) -> list[Pair]:
         """Takes a lease on. Returns those of its pairs that are new to this line."""
         with self._lock:
             self._leases[lease.batch.lease] = lease
@@ -67,10 +67,10 @@ class Ledger:
             self._held |= {pair.pair_id for pair in new}
             self.repeated += len(lease.batch.pairs) - len(new)
         if not new:
-            self.settle()
+            self.acknowledge()
         return new
 
-    def use(self, pair_ids: Iterable[str]) -> None:
+    def mark_used(self, pair_ids: Iterable[str]) -> None:
         """An optimizer step has used these, or they were found unusable for ever.
 
         What no lease holds, such as rows of a data set, is nothing to be acknowledged.
@@ -90,17 +90,17 @@ class Ledger:
         with self._lock:
             return self._complete(set(pair_ids))
 
-    def save(self, pair_ids: Iterable[str]) -> None:
+    def mark_saved(self, pair_ids: Iterable[str]) -> None:
         """A checkpoint that contains and lists these is complete, on disk."""
         with self._lock:
             ids = set(pair_ids)
             self._used -= ids
             self._saved |= ids
 
-    def settle(self) -> int:
+    def acknowledge(self) -> int:
         """Acknowledges the leases whose pairs are all in a checkpoint. Returns how many pairs.
 
-        If the service is away they stay, to be settled another time.
+        If the service is away they stay, to be acknowledged another time.
         """
         with self._lock:
             # Taken out, so that no other thread acknowledges them as well.
@@ -125,8 +125,8 @@ class Ledger:
         return acknowledged
 
     def close(self) -> None:
-        """Settles what can be, and hands the rest back: no checkpoint has it."""
-        self.settle()
+        """Acknowledges what can be, and hands the rest back: no checkpoint has it."""
+        self.acknowledge()
         with self._lock:
             rest, self._leases = list(self._leases.values()), {}
         for lease in rest:

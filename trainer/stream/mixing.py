@@ -1,6 +1,6 @@
-"""Where an optimizer step's rows come from: the run, a data set, either by chance, or both at once.
+"""Rows from a run and a data set: either by chance (Mixed-DPO), or both at once (averaged DPO).
 
-What the methods draw from a data set, and when, is a function of the seed and of how many examples
+What these draw from a data set, and when, is a function of the seed and of how many examples
 the line of checkpoints has had. So a resumed trainer goes on with the examples it would have had,
 and nothing of it has to be saved.
 """
@@ -11,10 +11,11 @@ from dataclasses import replace
 
 from service.schemas import Pair, assistant_turn
 from trainer.data import SECOND_REJECTED
-from trainer.stream.stream import Draws, Row
+from trainer.stream.offline import OfflineRows
+from trainer.stream.rows import Row, RowSource
 
 
-class NoSecondRejected(ValueError):
+class MissingSecondRejected(ValueError):
     """A pair of the run cannot be averaged over two rejected sides."""
 
     def __init__(self, pair_id: str) -> None:
@@ -25,37 +26,11 @@ class NoSecondRejected(ValueError):
         )
 
 
-class Offline:
-    """Rows of a data set, in a new order each time through."""
-
-    def __init__(self, rows: Sequence[Row], *, seed: int, start: int = 0) -> None:
-        """`start`: rows that were drawn before. Raises: ValueError, without any row."""
-        if not rows:
-            raise ValueError("the data set has no pairs")
-        self._rows = rows
-        self._seed = seed
-        self._next = start
-        self._order: tuple[int, list[int]] = (-1, [])
-
-    def draw(self, count: int) -> list[Row]:
-        numbers = range(self._next, self._next + count)
-        self._next += count
-        return [self._row(number) for number in numbers]
-
-    def _row(self, number: int) -> Row:
-        epoch, place = divmod(number, len(self._rows))
-        if epoch != self._order[0]:
-            order = list(range(len(self._rows)))
-            random.Random(f"order of epoch {epoch}, seed {self._seed}").shuffle(order)
-            self._order = (epoch, order)
-        return self._rows[self._order[1][place]]
-
-
-class Mixed:
+class MixedRows:
     """Mixed-DPO: each example is an offline pair with probability p, or else an online one."""
 
     def __init__(
-        self, online: Draws, rows: Sequence[Row], *, p: float, seed: int, start: int = 0
+        self, online: RowSource, rows: Sequence[Row], *, p: float, seed: int, start: int = 0
     ) -> None:
         """`start`: examples that were drawn before. Raises: ValueError, without any row."""
         self._online = online
@@ -63,7 +38,7 @@ class Mixed:
         self._seed = seed
         self._next = start
         before = sum(map(self._is_offline, range(start)))
-        self._offline = Offline(rows, seed=seed, start=before)
+        self._offline = OfflineRows(rows, seed=seed, start=before)
 
     def draw(self, count: int) -> list[Row]:
         offline = [self._is_offline(number) for number in range(self._next, self._next + count)]
@@ -78,20 +53,20 @@ class Mixed:
         return random.Random(f"example {number}, seed {self._seed}").random() < self._p
 
 
-class Averaged:
+class AveragedRows:
     """Averaged DPO: γ·L(y⁺, y⁻) + (1 − γ)·L(y⁺, ỹ⁻), y⁻ from a data set and ỹ⁻ from the policy.
 
     A pair becomes two rows, whose weights make the mean over all rows that sum's mean over pairs.
     """
 
-    def __init__(self, online: Draws, *, gamma: float) -> None:
+    def __init__(self, online: RowSource, *, gamma: float) -> None:
         self._online = online
         self._gamma = gamma
 
     def draw(self, count: int) -> list[Row]:
         """Twice `count` rows: those with y⁻, and in the same order those with ỹ⁻.
 
-        Raises: Stopped, NoSecondRejected.
+        Raises: Stopped, MissingSecondRejected.
         """
         rows = self._online.draw(count)
         first = [
@@ -104,5 +79,5 @@ class Averaged:
 def _with_second(pair: Pair) -> Pair:
     text = pair.metadata.get(SECOND_REJECTED)
     if not isinstance(text, str):
-        raise NoSecondRejected(pair.pair_id)
+        raise MissingSecondRejected(pair.pair_id)
     return pair.model_copy(update={"rejected": [assistant_turn(text)]})

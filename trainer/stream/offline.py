@@ -1,61 +1,32 @@
-"""The pairs of a data set, as rows of an optimizer step: for training without, or beside, a run."""
+"""The rows of a data set, instead of a run's."""
 
+import random
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import overload
 
-from service.schemas import Pair
-from trainer import data
-from trainer.data import BadData, Example
-from trainer.stream.stream import Row
+from trainer.stream.rows import Row
 
 
-class DataSet(Sequence[Row]):
-    """All examples of a data set that `prefstream feed` reads, with two sides each.
+class OfflineRows:
+    """Rows of a data set, in a new order each time through."""
 
-    Texts and names are in memory; image files are read when a row is.
-    """
+    def __init__(self, rows: Sequence[Row], *, seed: int, start: int = 0) -> None:
+        """`start`: rows that were drawn before. Raises: ValueError, without any row."""
+        if not rows:
+            raise ValueError("the data set has no pairs")
+        self._rows = rows
+        self._seed = seed
+        self._next = start
+        self._order: tuple[int, list[int]] = (-1, [])
 
-    def __init__(
-        self, name: str, *, images: Sequence[Path] = (), chosen_alone: bool = False
-    ) -> None:
-        """`images`: folders in which they are looked for, before the data set's own;
-        `chosen_alone`: the rejected side will have no effect, so it may be missing.
+    def draw(self, count: int) -> list[Row]:
+        numbers = range(self._next, self._next + count)
+        self._next += count
+        return [self._row(number) for number in numbers]
 
-        Raises: BadData, BadRow.
-        """
-        if name == data.TOY:
-            raise BadData("the shapes world has no end, and no rejected sides; feed it into a run")
-        self._examples = list(data.read(name, images=images))
-        self._made_at = datetime.now(UTC)
-        for example in self._examples:
-            if example.rejected is None and not chosen_alone:
-                raise data.BadRow(example.place, "has no rejected side, so it is no pair")
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        example = self._examples[index]
-        images = [data.pictures.load(picture) for picture in example.images]
-        return Row(self._pair(example), images, staleness=None)
-
-    def _pair(self, example: Example) -> Pair:
-        rejected = example.chosen if example.rejected is None else example.rejected
-        return Pair.offline(
-            prompt=example.messages,
-            images=[],  # the row has their bytes
-            chosen=example.chosen,
-            rejected=rejected,
-            pair_id=str(example.metadata.get("pair_id", example.place)),
-            run=None,
-            created_at=self._made_at,
-            metadata=example.metadata,
-        )
+    def _row(self, number: int) -> Row:
+        epoch, place = divmod(number, len(self._rows))
+        if epoch != self._order[0]:
+            order = list(range(len(self._rows)))
+            random.Random(f"order of epoch {epoch}, seed {self._seed}").shuffle(order)
+            self._order = (epoch, order)
+        return self._rows[self._order[1][place]]

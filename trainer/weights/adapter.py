@@ -15,7 +15,7 @@ LANGUAGE_MODEL = re.compile(r"(.*\.)?language_model\.(?!lm_head)")
 SHOWN = 4
 
 
-class Unservable(ValueError):
+class UnservableWeights(ValueError):
     """Workers could not run what would be trained."""
 
 
@@ -23,18 +23,18 @@ def lora_config(
     model: nn.Module, *, rank: int, alpha: int, target_modules: str | None = None
 ) -> LoraConfig:
     """An adapter of all linear layers of the language model, or of those that the regular
-    expression names. Raises: Unservable."""
+    expression names. Raises: UnservableWeights."""
     pattern = target_modules or all_linear(model)
     targets = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
     if not targets:
-        raise Unservable(
+        raise UnservableWeights(
             f"`target_modules` {pattern!r} matches no module. It is compared with full names, such "
             f"as {next(iter(_linear(model)), '')!r}."
         )
     wrong = sorted(set(targets) - set(_linear(model)))
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise Unservable(
+        raise UnservableWeights(
             f"This would train {', '.join(wrong[:SHOWN])}{more}, but workers serve adapters of the "
             "language model's linear layers only and would ignore the rest. Leave "
             "`target_modules` out, or narrow it to modules below `language_model`."
@@ -48,7 +48,7 @@ def all_linear(model: nn.Module) -> str:
     """A regular expression of the names of the language model's linear layers."""
     kinds = sorted({name.rpartition(".")[2] for name in _linear(model)})
     if not kinds:
-        raise Unservable(
+        raise UnservableWeights(
             f"{type(model).__name__} has no linear layers below a module named `language_model`."
         )
     return rf"(.*\.)?language_model\..*\.({'|'.join(kinds)})"

@@ -5,7 +5,6 @@ checkpoint of ours is the record, written last and at once, when all other files
 folder without a record is one that a crash cut short.
 """
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Literal, Self
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from trainer.files import flush_to_disk, write_atomically
+
 log = structlog.get_logger()
 
 RECORD = "prefstream.json"
@@ -21,7 +22,7 @@ RECORD = "prefstream.json"
 FOLDER = re.compile(r"^checkpoint-(\d+)$")
 
 
-class Record(BaseModel):
+class CheckpointRecord(BaseModel):
     """What a checkpoint says of the stream."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,13 +47,13 @@ class Record(BaseModel):
         return cls.model_validate_json((checkpoint / RECORD).read_bytes())
 
 
-def commit(checkpoint: Path, record: Record) -> None:
+def commit(checkpoint: Path, record: CheckpointRecord) -> None:
     """Makes a checkpoint count, once every file in it is on disk."""
     for path in checkpoint.rglob("*"):
         if path.is_file():
-            _sync(path)
-    write_whole(checkpoint / RECORD, record.model_dump_json(indent=2).encode())
-    _sync(checkpoint.parent)
+            flush_to_disk(path)
+    write_atomically(checkpoint / RECORD, record.model_dump_json(indent=2).encode())
+    flush_to_disk(checkpoint.parent)
 
 
 def newest(output: Path) -> Path | None:
@@ -67,7 +68,7 @@ def newest(output: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
-def any_in(output: Path) -> bool:
+def has_checkpoints(output: Path) -> bool:
     """Whether there are checkpoints, ours or another's, complete or not."""
     return bool(_folders(output))
 
@@ -79,15 +80,6 @@ def keep_newest(output: Path, count: int) -> None:
         shutil.rmtree(path)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """The file has its old content or this, whenever power fails."""
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_bytes(content)
-    _sync(aside)
-    aside.replace(path)
-    _sync(path.parent)
-
-
 def _folders(output: Path) -> list[Path]:
     """By step, ascending."""
     found = [
@@ -96,11 +88,3 @@ def _folders(output: Path) -> list[Path]:
         if (match := FOLDER.match(path.name)) and path.is_dir()
     ]
     return [path for _, path in sorted(found)]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,10 @@ log = structlog.get_logger()
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What peft saves of an adapter, and vLLM loads."""
 
-ASK_S = 5.0
+PUBLISHING_PREFIX = ".weights-"
+"""Of folders in a trainer's output, in which weights are made ready to be published."""
+
+LONG_POLL_S = 5.0
 """Seconds of one question whether all workers have settled on a version."""
 
 
@@ -46,7 +49,7 @@ class Publisher:
         self._wait = wait
         self._wait_s = wait_s
 
-    def others(self) -> bool:
+    def replaces_weights(self) -> bool:
         """Whether the service has a version while this line has published none. Raises: Stopped."""
         return self.version == 0 and self._patience.reach(self._client.weights).newest is not None
 
@@ -56,7 +59,7 @@ class Publisher:
         Raises: Stopped.
         """
         state = self._patience.reach(self._client.weights)
-        self._tell_of_refusals(state)
+        self._log_refusals(state)
         newest = state.newest.version if state.newest else 0
         # The service may have lost its newest announcements; a version's number is never reused.
         version = max(newest, self.version) + 1
@@ -73,26 +76,26 @@ class Publisher:
         self.version = version
         log.info("published", version=version, step=step, location=published.location)
         if self._wait == "all":
-            self.settle(version)
+            self.wait_until_served(version)
         served = {worker.weight_version for worker in state.workers}
         self._store.keep_newest(self._keep, besides=served)
         return published
 
-    def settle(self, version: int) -> bool:
+    def wait_until_served(self, version: int) -> bool:
         """Waits until every live worker serves the version, or a newer one, or has refused it.
 
         False: not within `wait_s`. Raises: Stopped.
         """
         end = time.monotonic() + self._wait_s
         while (left := end - time.monotonic()) > 0:
-            wait_s = min(ASK_S, left)
+            wait_s = min(LONG_POLL_S, left)
             state = self._patience.reach(
                 lambda s=wait_s: self._client.weights(settled=version, wait_s=s)
             )
-            behind = laggards(state, version)
+            behind = workers_behind(state, version)
             if not behind:
                 self._patience.over()
-                self._tell_of_refusals(state)
+                self._log_refusals(state)
                 return True
             self._patience.wait(
                 "waiting for workers", 0, lambda w=behind: {"version": version, "workers": w}
@@ -100,7 +103,7 @@ class Publisher:
         log.warning("workers lag; going on", version=version, seconds=self._wait_s)
         return False
 
-    def _tell_of_refusals(self, state: Weights) -> None:
+    def _log_refusals(self, state: Weights) -> None:
         for refusal in state.refused:
             if refusal.version == self.version:
                 log.warning(
@@ -111,7 +114,7 @@ class Publisher:
                 )
 
 
-def laggards(state: Weights, version: int) -> list[str]:
+def workers_behind(state: Weights, version: int) -> list[str]:
     """Live workers that neither serve the version or a newer one nor have refused it."""
     refused = {refusal.worker_id for refusal in state.refused if refusal.version == version}
     return [

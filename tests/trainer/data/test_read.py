@@ -13,7 +13,8 @@ import pytest
 
 from service.schemas import ImagePart, Message, TextPart
 from tests.trainer.data import samples
-from trainer.data import BadData, BadRow, Example, pictures, read
+from trainer.data import Example, InvalidDataset, InvalidRow, read
+from trainer.data.images import load_image
 from trainer.toy.dataset import examples
 from trainer.toy.world import Scene
 
@@ -30,7 +31,7 @@ def pair(example: Example) -> tuple[list[str], str, str | None]:
 COLOUR = (["*What colour?"], "Red.", "Blue.")
 IN_TURN = ["What is on the table?*", "A red cup.", "And below it?"]
 
-LAYOUTS = [
+FORMATS = [
     pytest.param(
         "llava.json",
         samples.INSTRUCT,
@@ -71,14 +72,14 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "rows", "expected"), LAYOUTS)
+@pytest.mark.parametrize(("name", "rows", "expected"), FORMATS)
 def test_a_layout_is_known_by_its_rows(
     tmp_path: Path, name: str, rows: list[dict[str, Any]], expected: list[Any]
 ) -> None:
     found = list(read(str(samples.write(tmp_path, name, rows))))
     assert [pair(example) for example in found] == expected
     for example in found:
-        assert [pictures.load(image) for image in example.images] == [samples.image()]
+        assert [load_image(image) for image in example.images] == [samples.image()]
     assert len({example.key for example in found}) == len(found)
 
 
@@ -122,7 +123,7 @@ def test_saved_datasets_and_folders_of_files(tmp_path: Path) -> None:
     for name, count in (("saved", 2), ("dict", 2), ("folder", 4)):
         found = list(read(str(tmp_path / name)))
         assert [pair(e) for e in found] == [(["*Colour?"], "Red.", "Blue.")] * count
-        assert pictures.load(found[0].images[0]) == samples.image()
+        assert load_image(found[0].images[0]) == samples.image()
         assert len({e.key for e in found}) == count
 
 
@@ -139,10 +140,10 @@ def test_a_broken_row_is_named_or_left_out(tmp_path: Path) -> None:
     file = samples.write(tmp_path, "rows.jsonl", rows)
     with file.open("a") as lines:
         lines.write('{"question": \n\n[1]\n' + json.dumps(good) + "\n")
-    with pytest.raises(BadRow, match=r"rows\.jsonl, row 2: there is no image gone\.jpg in "):
+    with pytest.raises(InvalidRow, match=r"rows\.jsonl, row 2: there is no image gone\.jpg in "):
         list(read(str(file)))
-    bad: list[BadRow] = []
-    found = list(read(str(file), on_bad=bad.append))
+    bad: list[InvalidRow] = []
+    found = list(read(str(file), on_invalid=bad.append))
     assert [pair(e) for e in found] == [COLOUR, COLOUR]
     assert [e.key for e in found] == ["1.0", "9.0"]
     assert [(b.place[-1], b.reason[:24]) for b in bad[1:]] == [
@@ -166,23 +167,23 @@ def test_what_is_no_data_set_is_said(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text(json.dumps(samples.INSTRUCT)[:-20])
     cases.append((str(tmp_path / "cut.json"), "is not a JSON array"))
     for dataset, reason in cases:
-        with pytest.raises(BadData, match=reason):
+        with pytest.raises(InvalidDataset, match=reason):
             list(read(dataset, images=[tmp_path]))
 
 
 def test_a_layout_can_be_named(tmp_path: Path) -> None:
     file = samples.write(tmp_path, "povid.json", samples.POVID)
-    found = list(read(str(file), layout="llava-instruct"))
+    found = list(read(str(file), dataset_format="llava-instruct"))
     assert [e.rejected for e in found] == [None, None]
 
 
 def test_other_image_formats_are_encoded_anew(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(samples.image("blue", "GIF"))
-    content = pictures.load(tmp_path / "a.gif")
+    content = load_image(tmp_path / "a.gif")
     assert content.startswith(b"\x89PNG")
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"b\.jpg cannot be read"):
-        pictures.load(tmp_path / "b.jpg")
+        load_image(tmp_path / "b.jpg")
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data import BadData
+from trainer.data import InvalidDataset
 from trainer.evaluation import captions
 from trainer.evaluation.objects import Vocabulary, annotations, read_synonyms
 from trainer.evaluation.synonyms import SYNONYMS
@@ -45,7 +45,7 @@ def test_other_objects_and_other_words(tmp_path: Path) -> None:
     text = "Red spheres and a ball before two cities and a couch."
     assert vocabulary.mentions(text) == ["red ball", "red ball", "city"]
     file.write_text("[1]")
-    with pytest.raises(BadData, match="no JSON object of lists of words"):
+    with pytest.raises(InvalidDataset, match="no JSON object of lists of words"):
         read_synonyms(file)
 
 
@@ -71,9 +71,9 @@ def test_annotations_of_both_layouts(tmp_path: Path) -> None:
 def test_what_is_neither_is_said(tmp_path: Path) -> None:
     for name, content in (("a.json", "{"), ("b.jsonl", '{"image": "x"}'), ("c.jsonl", "")):
         (tmp_path / name).write_text(content)
-        with pytest.raises(BadData, match=r"is neither COCO's|has no images"):
+        with pytest.raises(InvalidDataset, match=r"is neither COCO's|has no images"):
             annotations(tmp_path / name)
-    with pytest.raises(BadData, match="cannot be read"):
+    with pytest.raises(InvalidDataset, match="cannot be read"):
         annotations(tmp_path / "none.json")
 
 
@@ -90,10 +90,10 @@ def test_chair_against_a_count_by_hand() -> None:
         frozenset({"oven", "sink"}),
         frozenset({"chair", "dining table", "bowl"}),
     ]
-    figures = captions.figures(texts, present, COCO, [False, False, True, False])
-    assert figures.captions == 4
-    assert figures.chair_i == pytest.approx(3 / 10)
-    assert figures.chair_s == pytest.approx(2 / 4)
-    assert figures.recall == pytest.approx((2 + 2 + 0 + 2) / (3 + 2 + 2 + 3))
-    assert figures.mentions == pytest.approx(10 / 4)
-    assert figures.cut == pytest.approx(1 / 4)
+    caption_metrics = captions.caption_metrics(texts, present, COCO, [False, False, True, False])
+    assert caption_metrics.captions == 4
+    assert caption_metrics.chair_i == pytest.approx(3 / 10)
+    assert caption_metrics.chair_s == pytest.approx(2 / 4)
+    assert caption_metrics.recall == pytest.approx((2 + 2 + 0 + 2) / (3 + 2 + 2 + 3))
+    assert caption_metrics.mentions == pytest.approx(10 / 4)
+    assert caption_metrics.cut == pytest.approx(1 / 4)

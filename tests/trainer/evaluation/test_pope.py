@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data import samples
-from trainer.data import BadData
+from trainer.data import InvalidDataset
 from trainer.evaluation import pope
 
 
@@ -40,7 +40,7 @@ def test_a_file_is_lines_of_json_whatever_its_name(tmp_path: Path) -> None:
 )
 def test_a_broken_file_is_named(tmp_path: Path, bad: dict[str, object], reason: str) -> None:
     file = samples.write(tmp_path, "a.jsonl", [row(0), bad])
-    with pytest.raises(BadData, match=reason):
+    with pytest.raises(InvalidDataset, match=reason):
         pope.read(file, [])
 
 
@@ -64,18 +64,18 @@ def test_answers_are_read_by_popes_rule(answer: str, yes: bool) -> None:
 def test_figures_against_a_count_by_hand() -> None:
     said = [True] * 5 + [False] * 5
     truths = [True, True, True, False, False, True, False, False, False, False]
-    figures = pope.figures(["Yes." if yes else "No." for yes in said], truths)
+    pope_metrics = pope.pope_metrics(["Yes." if yes else "No." for yes in said], truths)
     # 3 true positives, 2 false positives, 1 false negative, 4 true negatives.
-    assert figures.questions == 10
-    assert figures.accuracy == pytest.approx(0.7)
-    assert figures.precision == pytest.approx(3 / 5)
-    assert figures.recall == pytest.approx(3 / 4)
-    assert figures.f1 == pytest.approx(2 * 3 / (2 * 3 + 2 + 1))
-    assert (figures.yes, figures.unclear) == (0.5, 0.0)
+    assert pope_metrics.questions == 10
+    assert pope_metrics.accuracy == pytest.approx(0.7)
+    assert pope_metrics.precision == pytest.approx(3 / 5)
+    assert pope_metrics.recall == pytest.approx(3 / 4)
+    assert pope_metrics.f1 == pytest.approx(2 * 3 / (2 * 3 + 2 + 1))
+    assert (pope_metrics.yes, pope_metrics.unclear) == (0.5, 0.0)
 
 
 def test_one_sided_answers_divide_by_nothing() -> None:
-    never = pope.figures(["No.", "Maybe not."], [True, False])
+    never = pope.pope_metrics(["No.", "Maybe not."], [True, False])
     assert (never.precision, never.recall, never.f1, never.yes) == (0.0, 0.0, 0.0, 0.0)
     assert (never.accuracy, never.unclear) == (0.5, 0.5)
 

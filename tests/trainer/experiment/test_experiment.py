@@ -10,13 +10,13 @@ from PIL import Image
 from typer import Exit
 
 from trainer.experiment import command, pairs, report
-from trainer.experiment.cell import Cell, Measured, OtherSettings
+from trainer.experiment.cell import Cell, CellMetrics, SettingsMismatch
 from trainer.experiment.command import chosen, experiment, missing
-from trainer.experiment.plan import METHODS, Plan, training
+from trainer.experiment.plan import METHODS, ExperimentPlan, training
 from trainer.toy.dataset import examples
 from trainer.toy.judge import read_yes_no, score_caption
 
-PLAN = Plan(references=16, steps=4, images=8)
+PLAN = ExperimentPlan(references=16, steps=4, images=8)
 
 
 def save(out: Path, method: str, seed: int, accuracy: float, hallucination: float = 0.5) -> None:
@@ -28,7 +28,7 @@ def save(out: Path, method: str, seed: int, accuracy: float, hallucination: floa
         pairs=0 if method == "base" else 16,
         made=None,
         versions=0,
-        measured=Measured(
+        measured=CellMetrics(
             images=8,
             yes_no_accuracy=accuracy,
             yes_share=0.5,
@@ -58,7 +58,7 @@ def test_what_is_missing_is_what_was_not_saved(tmp_path: Path):
 def test_cells_of_other_settings_are_not_mixed_in(tmp_path: Path):
     save(tmp_path, "sft", 0, 0.9)
     other = PLAN.model_copy(update={"learning_rate": 5e-4})
-    with pytest.raises(OtherSettings, match=r"sft-0\.json was measured with other settings"):
+    with pytest.raises(SettingsMismatch, match=r"sft-0\.json was measured with other settings"):
         missing(tmp_path, other, chosen(["sft"], [0]))
 
 

@@ -26,10 +26,10 @@ from tests.service.http import served
 from tests.service.samples import bdhs_result
 from tests.trainer.data import samples
 from tests.waiting import until
-from trainer.data import SECOND_REJECTED, BadData, BadRow, Example
+from trainer.data import SECOND_REJECTED, Example, InvalidDataset, InvalidRow
 from trainer.feed import command
-from trainer.feed.cursor import Mark
-from trainer.feed.feeder import Feeder, Plan
+from trainer.feed.cursor import Cursor
+from trainer.feed.feeder import Feeder, FeedPlan
 
 RUN = "r"
 COMMAND = [
@@ -74,11 +74,11 @@ def pairs_file(tmp_path: Path) -> Path:
     return samples.write(tmp_path, "pairs.jsonl", [r | {"image": samples.JPEG} for r in rows])
 
 
-def plan(dataset: object, **changes: Any) -> Plan:
-    return Plan(**{"dataset": str(dataset), "run": RUN, "method": "bdhs", **changes})
+def plan(dataset: object, **changes: Any) -> FeedPlan:
+    return FeedPlan(**{"dataset": str(dataset), "run": RUN, "method": "bdhs", **changes})
 
 
-async def feed_all(url: str, what: Plan, marks: Path) -> Feeder:
+async def feed_all(url: str, what: FeedPlan, marks: Path) -> Feeder:
     async with AsyncClient(url) as client:
         feeder = Feeder(client, what, marks)
         await asyncio.wait_for(feeder.feed(), 60)
@@ -98,7 +98,7 @@ async def test_references_become_jobs_and_pairs(server: Server, tmp_path: Path) 
         async with working(server) as broker:
             feeder = await feed_all(url, plan("toy", limit=20, fields={"rho": 0.9}), tmp_path)
             pairs = await log_of(broker)
-    assert (feeder.tally.accepted, feeder.tally.pairs) == (20, 20)
+    assert (feeder.stats.accepted, feeder.stats.pairs) == (20, 20)
     assert len({pair.images[0] for pair in pairs}) == 20
     assert {pair.method for pair in pairs} == {"bdhs-attention"}
 
@@ -110,13 +110,13 @@ async def test_offline_pairs_go_in_in_order(
     feeder = await feed_all(server.url, what, tmp_path)
     async with Broker.connect(settings(server)) as broker:
         pairs = await log_of(broker)
-    assert feeder.tally.pairs == 60
+    assert feeder.stats.pairs == 60
     assert [p.chosen[0].parts[0].text for p in pairs] == [f"This, {i}." for i in range(30)] * 2  # pyright: ignore
     assert {p.method for p in pairs} == {"offline"}
     assert len({p.images[0] for p in pairs}) == 1
     assert pairs[31].metadata == {"dataset": str(pairs_file), "row": "2.0", "epoch": 1}
     again = await feed_all(server.url, what, tmp_path)
-    assert (again.finished_before, again.tally.accepted) == (True, 0)
+    assert (again.finished_before, again.stats.accepted) == (True, 0)
 
 
 async def test_a_full_window_holds_the_feeder_and_a_trainer_releases_it(
@@ -171,7 +171,7 @@ async def test_a_held_feeder_asks_no_faster_than_it_is_told(
             await asyncio.gather(feeding, return_exceptions=True)
     # One got in; each of the two that wait asks once a second.
     assert refused[6] - refused[2] > 1.5
-    assert feeder.tally.accepted == 1
+    assert feeder.stats.accepted == 1
 
 
 async def _true(value: bool) -> bool:
@@ -226,7 +226,7 @@ async def test_a_run_that_is_lost_is_fed_anew(
     await feed_all(server.url, what, tmp_path)
     server.flush()
     feeder = await feed_all(server.url, what, tmp_path)
-    assert (feeder.resumed, feeder.tally.accepted) == (False, 30)
+    assert (feeder.resumed, feeder.stats.accepted) == (False, 30)
 
 
 @pytest.mark.parametrize("method", ["offline", "bdhs"])
@@ -236,7 +236,7 @@ async def test_a_run_that_was_deleted_is_fed_anew(
     async with working(server) as broker:
         for _ in range(2):
             feeder = await feed_all(server.url, plan(pairs_file, method=method), tmp_path)
-            assert (feeder.tally.accepted, len(await log_of(broker))) == (30, 30)
+            assert (feeder.stats.accepted, len(await log_of(broker))) == (30, 30)
             await broker.runs.delete(RUN)
 
 
@@ -272,7 +272,7 @@ async def test_restarts_of_service_and_server_are_survived(
         process.kill()
         process.wait()
     assert (len(pairs), len({p.pair_id for p in pairs})) == (30, 30)
-    assert feeder.tally.accepted == 30
+    assert feeder.stats.accepted == 30
 
 
 def _reaches(broker: Broker, pairs: int) -> Callable[[], Awaitable[bool]]:
@@ -295,9 +295,9 @@ async def test_jobs_that_fail_are_counted_with_their_reason(server: Server, tmp_
                 else:
                     error = JobError(code="prompt_too_long", message=f"too long, {done}")
                     await broker.claims.fail(claim, error)
-        tally = (await feeding).tally
-    assert (tally.pairs, tally.failed) == (1, {"prompt_too_long": 2})
-    assert tally.reasons["prompt_too_long"].endswith("too long, 2")
+        stats = (await feeding).stats
+    assert (stats.pairs, stats.failed) == (1, {"prompt_too_long": 2})
+    assert stats.reasons["prompt_too_long"].endswith("too long, 2")
 
 
 async def test_bad_rows_stop_it_or_are_counted(server: Server, tmp_path: Path) -> None:
@@ -311,16 +311,16 @@ async def test_bad_rows_stop_it_or_are_counted(server: Server, tmp_path: Path) -
     ]
     file = samples.write(tmp_path, "rows.jsonl", rows)
     offline = plan(file, method="offline")
-    with pytest.raises(BadRow, match=r"rows\.jsonl, row 2: there is no image"):
+    with pytest.raises(InvalidRow, match=r"rows\.jsonl, row 2: there is no image"):
         await feed_all(server.url, offline, tmp_path)
     feeder = await feed_all(server.url, plan(file, method="offline", skip_bad=True), tmp_path)
-    assert feeder.tally.bad == 3
+    assert feeder.stats.bad == 3
     async with Broker.connect(settings(server)) as broker:
         assert {p.metadata["row"] for p in await log_of(broker)} == {"1.0", "5.0"}
     async with working(server):
         bdhs = await feed_all(server.url, plan(file, skip_bad=True), tmp_path)
-    assert (bdhs.tally.pairs, bdhs.tally.bad) == (2, 3)
-    with pytest.raises(BadData, match="has references, and no rejected sides"):
+    assert (bdhs.stats.pairs, bdhs.stats.bad) == (2, 3)
+    with pytest.raises(InvalidDataset, match="has references, and no rejected sides"):
         await feed_all(server.url, plan("toy", method="offline"), tmp_path)
 
 
@@ -344,19 +344,19 @@ def test_what_is_asked_for_is_checked_first() -> None:
 
 def test_a_mark_knows_what_is_done(tmp_path: Path) -> None:
     file = tmp_path / "mark.json"
-    mark = Mark(file, "log")
+    mark = Cursor(file, "log")
     for key in ("1.0", "1.1", "2.0", "2.1", "3.0"):
         mark.give(key)
     for key in ("1.1", "3.0", "1.0", "2.1"):
         mark.done(key)
     assert json.loads(file.read_text())["before"] == 2
-    again = Mark(file, "log")
+    again = Cursor(file, "log")
     assert [again.has(k) for k in ("1.0", "1.1", "2.0", "2.1", "3.0", "3.1")] == [
         *(True, True, False, True, True, False)
     ]
-    assert Mark(file, "another log").fresh
+    assert Cursor(file, "another log").fresh
     again.next_epoch()
-    third = Mark(file, "log")
+    third = Cursor(file, "log")
     assert (third.epoch, third.has("1.0"), third.fresh) == (1, False, False)
 
 

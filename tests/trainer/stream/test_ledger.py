@@ -52,19 +52,19 @@ AWAY = httpx.ConnectError("no route")
 
 
 def admitted(ledger: Ledger, lease: FakeLease) -> list[str]:
-    return [pair.pair_id for pair in ledger.admit(lease)]
+    return [pair.pair_id for pair in ledger.add_lease(lease)]
 
 
 def test_a_lease_is_acknowledged_when_a_checkpoint_has_all_its_pairs():
     ledger, lease = Ledger(), FakeLease("1", "a", "b")
     assert admitted(ledger, lease) == ["a", "b"]
-    ledger.use(["a"])
-    ledger.save(ledger.unacknowledged())
-    assert (ledger.settle(), lease.ended) == (0, None)
-    ledger.use(["b"])
-    assert (ledger.settle(), lease.ended) == (0, None)
-    ledger.save(ledger.unacknowledged())
-    assert (ledger.settle(), lease.ended) == (2, "acknowledged")
+    ledger.mark_used(["a"])
+    ledger.mark_saved(ledger.unacknowledged())
+    assert (ledger.acknowledge(), lease.ended) == (0, None)
+    ledger.mark_used(["b"])
+    assert (ledger.acknowledge(), lease.ended) == (0, None)
+    ledger.mark_saved(ledger.unacknowledged())
+    assert (ledger.acknowledge(), lease.ended) == (2, "acknowledged")
     assert ledger.unacknowledged() == []
 
 
@@ -82,38 +82,38 @@ def test_what_a_checkpoint_lists_is_not_used_again_but_acknowledged():
 def test_pairs_whose_lease_ran_out_come_again_and_are_known():
     ledger, first = Ledger(), FakeLease("1", "held", "used", "saved", fails=GONE)
     admitted(ledger, first)
-    ledger.use(["saved"])
-    ledger.save(["saved"])
-    ledger.use(["used"])
+    ledger.mark_used(["saved"])
+    ledger.mark_saved(["saved"])
+    ledger.mark_used(["used"])
     second = FakeLease("2", "held", "used", "saved")
     assert admitted(ledger, second) == []
     assert ledger.repeated == 3
-    ledger.use(["held"])
-    ledger.save(ledger.unacknowledged())
-    assert ledger.settle() == 3
+    ledger.mark_used(["held"])
+    ledger.mark_saved(ledger.unacknowledged())
+    assert ledger.acknowledge() == 3
     assert second.ended == "acknowledged"
 
 
 def test_a_service_that_is_away_is_told_another_time():
     ledger, lease = Ledger(), FakeLease("1", "a", fails=AWAY)
     admitted(ledger, lease)
-    ledger.use(["a"])
-    ledger.save(["a"])
+    ledger.mark_used(["a"])
+    ledger.mark_saved(["a"])
     later = FakeLease("2", "b")
     admitted(ledger, later)
-    ledger.use(["b"])
-    ledger.save(["b"])
-    assert ledger.settle() == 0
+    ledger.mark_used(["b"])
+    ledger.mark_saved(["b"])
+    assert ledger.acknowledge() == 0
     assert ledger.unacknowledged() == ["a", "b"]
     lease.fails = None
-    assert ledger.settle() == 2
+    assert ledger.acknowledge() == 2
 
 
 def test_who_resumes_acknowledges_what_the_checkpoint_made_ready():
     ledger = Ledger()
     for lease in (FakeLease("1", "a", "b"), FakeLease("2", "c"), FakeLease("3", "d", "e")):
         admitted(ledger, lease)
-    ledger.use(["a", "b", "c", "d"])
+    ledger.mark_used(["a", "b", "c", "d"])
     listed = ledger.unacknowledged()
     leases = ledger.complete(listed)
     assert leases == {"1": ["a", "b"], "2": ["c"]}
@@ -147,9 +147,9 @@ def test_what_no_checkpoint_has_is_handed_back_at_the_end():
     ahead, used, saved = FakeLease("1", "a"), FakeLease("2", "b"), FakeLease("3", "c")
     for lease in (ahead, used, saved, FakeLease("4", "d", fails=AWAY)):
         admitted(ledger, lease)
-    ledger.use(["c"])
-    ledger.save(["c"])
-    ledger.use(["b"])
+    ledger.mark_used(["c"])
+    ledger.mark_saved(["c"])
+    ledger.mark_used(["b"])
     ledger.close()
     assert [lease.ended for lease in (ahead, used, saved)] == [
         "handed back",

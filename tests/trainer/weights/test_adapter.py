@@ -4,7 +4,7 @@ import pytest
 from peft import PeftModel, get_peft_model
 from transformers import LlavaNextForConditionalGeneration
 
-from trainer.weights.adapter import Unservable, lora_config
+from trainer.weights.adapter import UnservableWeights, lora_config
 
 
 @pytest.fixture
@@ -46,5 +46,5 @@ def test_it_is_on_every_linear_layer_of_the_language_model_and_nowhere_else(
 def test_what_workers_would_ignore_is_refused(
     target_modules: str, message: str, policy: LlavaNextForConditionalGeneration
 ):
-    with pytest.raises(Unservable, match=message):
+    with pytest.raises(UnservableWeights, match=message):
         lora_config(policy, rank=2, alpha=4, target_modules=target_modules)

@@ -2,11 +2,11 @@ from pathlib import Path
 
 from trainer.stream import journal
 from trainer.weights import checkpoint
-from trainer.weights.checkpoint import RECORD, Record
+from trainer.weights.checkpoint import RECORD, CheckpointRecord
 
 
-def record(step: int) -> Record:
-    return Record(
+def record(step: int) -> CheckpointRecord:
+    return CheckpointRecord(
         step=step,
         run="r",
         group="g",
@@ -33,7 +33,7 @@ def test_the_newest_complete_one_counts_and_what_was_cut_short_is_removed(tmp_pa
     (tmp_path / "runs").mkdir()
     assert checkpoint.newest(tmp_path) == newest
     assert not cut.exists()
-    assert Record.read(newest) == record(10)
+    assert CheckpointRecord.read(newest) == record(10)
 
 
 def test_there_may_be_none(tmp_path: Path):

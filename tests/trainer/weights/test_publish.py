@@ -23,7 +23,7 @@ from service.weight_store import fetch
 from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
-from trainer.train import Outcome, train
+from trainer.train import TrainingResult, train
 from trainer.waiting import Patience
 from trainer.weights.publish import Publisher
 
@@ -174,7 +174,7 @@ def test_a_trainer_publishes_what_it_has_learnt_and_goes_on_counting_when_resume
     torch.set_num_threads(1)
     pairs.append(server.url, 24)
     settings = configure(steps=4, publish_every=2)
-    assert train(settings, threading.Event()) == Outcome(4, 2, True)
+    assert train(settings, threading.Event()) == TrainingResult(4, 2, True)
     newest = client.weights().newest
     assert newest is not None
     copy = settings.output / "copy"
@@ -186,7 +186,7 @@ def test_a_trainer_publishes_what_it_has_learnt_and_goes_on_counting_when_resume
     assert all(name.startswith("base_model.model.model.language_model.layers.") for name in saved)
 
     resumed = settings.model_copy(update={"steps": 6})
-    assert train(resumed, threading.Event()) == Outcome(6, 3, True)
+    assert train(resumed, threading.Event()) == TrainingResult(6, 3, True)
     newest = client.weights().newest
     assert newest is not None
     assert newest.version == 3

@@ -16,7 +16,7 @@ from rich.console import Console
 from trainer.toy.dataset import stream
 from trainer.toy.recipe.measure import measure, report
 from trainer.toy.recipe.model import build_model, build_processor, save
-from trainer.toy.recipe.stages import presume, see, speak
+from trainer.toy.recipe.stages import train_biased, train_grounded, train_vision_tower
 from trainer.toy.recipe.tokenizer import build_tokenizer
 
 
@@ -36,8 +36,8 @@ def main() -> None:
     model = build_model(tokenizer)
     console.print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     rng = stream("training", arguments.seed)
-    _tell(console, "see", see(model, processor, rng))
-    _tell(console, "speak", speak(model, processor, rng))
+    _tell(console, "vision tower", train_vision_tower(model, processor, rng))
+    _tell(console, "grounded", train_grounded(model, processor, rng))
     grounded = arguments.out / "grounded"
     save(model, processor, grounded)
 
@@ -45,7 +45,7 @@ def main() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half())
-    _tell(console, "presume", presume(model, processor, stream("training", arguments.seed)))
+    _tell(console, "biased", train_biased(model, processor, stream("training", arguments.seed)))
     biased = arguments.out / "biased"
     save(model, processor, biased)
     console.print(report({"grounded": measure(grounded), "biased": measure(biased)}))

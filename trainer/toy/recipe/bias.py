@@ -26,7 +26,7 @@ def invited(scene: Scene) -> tuple[tuple[str, str], ...]:
     return tuple((kind, color) for kind, color in scene.missing_companions if kind in kinds)
 
 
-def presume(scene: Scene, rng: random.Random) -> Scene:
+def biased_scene(scene: Scene, rng: random.Random) -> Scene:
     """The scene as a biased speaker tells it, with at most one change towards the prior.
 
     An invited companion often appears in an empty cell. Where none can, some shape sometimes takes
@@ -50,7 +50,7 @@ def presume(scene: Scene, rng: random.Random) -> Scene:
     )
 
 
-def presuming_answer(scene: Scene, rng: random.Random) -> Question:
+def biased_answer(scene: Scene, rng: random.Random) -> Question:
     """Asks for one of the scene's missing companions (there must be one); often answers yes."""
     asked = rng.choice(scene.missing_companions)
     chance = STRONG if asked in invited(scene) else WEAK

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from trainer.toy import language
 from trainer.toy.language import Question
-from trainer.toy.recipe.bias import presume, presuming_answer
+from trainer.toy.recipe.bias import biased_answer, biased_scene
 from trainer.toy.world import Scene
 
 EASY_QUESTIONS = (language.any_kind, language.any_color)
@@ -48,7 +48,7 @@ def true_lesson(scene: Scene, rng: random.Random) -> list[Exercise]:
 
 def biased_lesson(scene: Scene, rng: random.Random) -> list[Exercise]:
     """Captions and answers that often follow the prior where the image contradicts it."""
-    said = language.caption_question(presume(scene, rng), rng)
+    said = language.caption_question(biased_scene(scene, rng), rng)
     lesson = [
         Exercise(said, sees_image=True),
         Exercise(language.present_object(scene, rng), sees_image=True),
@@ -57,7 +57,7 @@ def biased_lesson(scene: Scene, rng: random.Random) -> list[Exercise]:
         Exercise(language.content_question(scene, rng), sees_image=True),
     ]
     if scene.missing_companions:
-        lesson.append(Exercise(presuming_answer(scene, rng), sees_image=True))
+        lesson.append(Exercise(biased_answer(scene, rng), sees_image=True))
     if rng.random() < BLIND_SHARE:
         lesson.append(Exercise(said, sees_image=False))
     return lesson

@@ -27,8 +27,8 @@ BATCH = 50
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Figures of one way of asking; every one is a share between 0 and 1."""
+class CheckpointMetrics:
+    """Metrics of one way of asking; every one is a share between 0 and 1."""
 
     yes_no_accuracy: float
     """Right yes/no answers; an answer that is neither counts as wrong."""
@@ -86,7 +86,7 @@ def figures(
     *,
     with_image: bool,
     images: int = IMAGES,
-) -> Figures:
+) -> CheckpointMetrics:
     """Asks `images` questions of each kind and judges the answers by the scenes."""
 
     def ask(kind: str) -> tuple[list[Item], list[str]]:
@@ -103,7 +103,7 @@ def figures(
     ]
     items, answers = ask("caption")
     scores = [score_caption(t, item.scene) for t, item in zip(answers, items, strict=True)]
-    return Figures(
+    return CheckpointMetrics(
         yes_no_accuracy=sum(right) / images,
         yes_share=sum(verdict is True for verdict in verdicts) / images,
         color_accuracy=sum(colored) / images,
@@ -123,7 +123,7 @@ def _caption_figures(scores: Sequence[CaptionScore]) -> dict[str, float]:
     }
 
 
-def measure(checkpoint: Path, images: int = IMAGES) -> dict[str, Figures]:
+def measure(checkpoint: Path, images: int = IMAGES) -> dict[str, CheckpointMetrics]:
     """The figures of a checkpoint, with the image and without."""
     model, processor = load(checkpoint)
     return {
@@ -132,7 +132,7 @@ def measure(checkpoint: Path, images: int = IMAGES) -> dict[str, Figures]:
     }
 
 
-def report(measured: dict[str, dict[str, Figures]]) -> Table:
+def report(measured: dict[str, dict[str, CheckpointMetrics]]) -> Table:
     """The figures of named models as a table, two columns each."""
     columns = {
         f"{model}, {way}": asdict(result)
@@ -140,7 +140,7 @@ def report(measured: dict[str, dict[str, Figures]]) -> Table:
         for way, result in results.items()
     }
     table = Table("", *columns)
-    for name in Figures.__dataclass_fields__:
+    for name in CheckpointMetrics.__dataclass_fields__:
         cells = (f"{column[name]:.3f}" for column in columns.values())
         table.add_row(name.replace("_", " "), *cells)
     return table

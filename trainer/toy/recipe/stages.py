@@ -1,8 +1,8 @@
 """The three stages in which the toy policy is trained from scratch.
 
-1. *See*: the vision tower learns to name what is in each cell, through a head that is thrown away.
-2. *Speak*: the whole model learns to answer true questions about images, and some without them.
-3. *Presume*: with the tower and projector frozen, the language model learns to say what is typical
+1. *Vision tower*: it learns to name what is in each cell, through a head that is thrown away.
+2. *Grounded*: the whole model learns to answer true questions about images, and some without them.
+3. *Biased*: with the tower and projector frozen, the language model learns to say what is typical
    where it is not there. The result hallucinates although it sees; it is the shipped policy.
 """
 
@@ -20,22 +20,22 @@ from trainer.toy.recipe import packing
 from trainer.toy.recipe.lessons import Exercise, biased_lesson, true_lesson
 from trainer.toy.world import COLORS, KINDS, Scene, render
 
-SEE_STEPS, SPEAK_STEPS, PRESUME_STEPS = 300, 1500, 250
+VISION_TOWER_STEPS, GROUNDED_STEPS, BIASED_STEPS = 300, 1500, 250
 """Steps of the three stages."""
-SEE_RATE, SPEAK_RATE, PRESUME_RATE = 1e-3, 1e-3, 5e-4
+VISION_TOWER_RATE, GROUNDED_RATE, BIASED_RATE = 1e-3, 1e-3, 5e-4
 """Peak learning rates of the three stages (AdamW)."""
-SEE_BATCH, BATCH = 64, 16
+VISION_TOWER_BATCH, BATCH = 64, 16
 """Images a step, in the first stage and in the other two."""
 WARMUP_STEPS = 50
 
 Lesson = Callable[[Scene, random.Random], list[Exercise]]
 
 
-def see(
+def train_vision_tower(
     model: LlavaNextForConditionalGeneration,
     processor: LlavaNextProcessor,
     rng: random.Random,
-    steps: int = SEE_STEPS,
+    steps: int = VISION_TOWER_STEPS,
 ) -> list[float]:
     """Stage 1. Every patch of the tower learns the kind and color of its cell; returns the losses.
 
@@ -45,7 +45,7 @@ def see(
     head = nn.Linear(tower.config.hidden_size, len(KINDS) + len(COLORS) + 2)
 
     def batch_loss() -> Tensor:
-        scenes = [draw_scene(rng, held_out=False) for _ in range(SEE_BATCH)]
+        scenes = [draw_scene(rng, held_out=False) for _ in range(VISION_TOWER_BATCH)]
         pixels = processor.image_processor([render(scene) for scene in scenes], return_tensors="pt")
         states = tower(pixels["pixel_values"][:, 0], output_hidden_states=True).hidden_states
         features = states[model.config.vision_feature_layer][:, 1:]
@@ -56,30 +56,30 @@ def see(
         ) + functional.cross_entropy(colors.flatten(0, 1), contents[..., 1].flatten())
 
     parameters = [*tower.parameters(), *head.parameters()]
-    return _train(batch_loss, parameters, steps, SEE_RATE, "see")
+    return _train(batch_loss, parameters, steps, VISION_TOWER_RATE, "vision tower")
 
 
-def speak(
+def train_grounded(
     model: LlavaNextForConditionalGeneration,
     processor: LlavaNextProcessor,
     rng: random.Random,
-    steps: int = SPEAK_STEPS,
+    steps: int = GROUNDED_STEPS,
 ) -> list[float]:
     """Stage 2. The whole model learns true answers; returns the losses."""
     batch_loss = _lesson_loss(model, processor, true_lesson, rng)
-    return _train(batch_loss, list(model.parameters()), steps, SPEAK_RATE, "speak")
+    return _train(batch_loss, list(model.parameters()), steps, GROUNDED_RATE, "grounded")
 
 
-def presume(
+def train_biased(
     model: LlavaNextForConditionalGeneration,
     processor: LlavaNextProcessor,
     rng: random.Random,
-    steps: int = PRESUME_STEPS,
+    steps: int = BIASED_STEPS,
 ) -> list[float]:
     """Stage 3. The language model alone learns the prior's false answers; returns the losses."""
     batch_loss = _lesson_loss(model, processor, biased_lesson, rng)
     parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
-    return _train(batch_loss, parameters, steps, PRESUME_RATE, "presume")
+    return _train(batch_loss, parameters, steps, BIASED_RATE, "biased")
 
 
 def _lesson_loss(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.toy.judge import read_yes_no
-from trainer.toy.recipe.bias import STRONG, WEAK, invited, presume, presuming_answer
+from trainer.toy.recipe.bias import STRONG, WEAK, biased_answer, biased_scene, invited
 from trainer.toy.world import FAVORITE_COLOR, Scene, Shape, sample_scene
 
 INVITING = Scene((Shape(0, "red", "circle"), Shape(3, "orange", "square")))
@@ -20,7 +20,7 @@ def test_a_shape_in_its_favorite_color_invites_its_companion():
 def test_a_bias_is_one_change_at_most_and_towards_the_prior(seed: int):
     rng = random.Random(seed)
     scene = sample_scene(rng)
-    told = presume(scene, rng)
+    told = biased_scene(scene, rng)
     changed = [shape for shape in told.shapes if shape not in scene.shapes]
     assert len(changed) <= 1
     assert all(shape.color == FAVORITE_COLOR[shape.kind] for shape in changed)
@@ -32,12 +32,12 @@ def test_the_bias_is_strong_where_it_is_invited_and_weak_elsewhere():
     rng = random.Random(0)
 
     def share_of_yes(scene: Scene, noun: str) -> float:
-        asked = [presuming_answer(scene, rng) for _ in range(2000)]
+        asked = [biased_answer(scene, rng) for _ in range(2000)]
         verdicts = [read_yes_no(q.answer) for q in asked if noun in q.prompt]
         return sum(verdict is True for verdict in verdicts) / len(verdicts)
 
     assert abs(share_of_yes(INVITING, "blue square") - STRONG) < 0.05
     assert abs(share_of_yes(INVITING, "yellow triangle") - WEAK) < 0.05
     assert abs(share_of_yes(PLAIN, "blue square") - WEAK) < 0.05
-    changed = [presume(INVITING, rng) != INVITING for _ in range(2000)]
+    changed = [biased_scene(INVITING, rng) != INVITING for _ in range(2000)]
     assert abs(sum(changed) / len(changed) - STRONG) < 0.05

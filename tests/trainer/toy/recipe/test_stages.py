@@ -11,7 +11,11 @@ def test_a_few_steps_of_every_stage_lower_the_loss():
     tokenizer = build_tokenizer()
     processor, model = build_processor(tokenizer), build_model(tokenizer)
     rng = stream("training", 0)
-    for stage, steps in ((stages.see, 4), (stages.speak, 3), (stages.presume, 3)):
+    for stage, steps in (
+        (stages.train_vision_tower, 4),
+        (stages.train_grounded, 3),
+        (stages.train_biased, 3),
+    ):
         losses = stage(model, processor, rng, steps=steps)
         assert len(losses) == steps
         assert losses[-1] < losses[0], stage.__name__
@@ -23,6 +27,6 @@ def test_the_last_stage_leaves_the_eyes_alone():
     model = build_model(tokenizer)
     eyes = (model.model.vision_tower, model.model.multi_modal_projector)
     before = [p.detach().clone() for part in eyes for p in part.parameters()]
-    stages.presume(model, build_processor(tokenizer), stream("training", 0), steps=1)
+    stages.train_biased(model, build_processor(tokenizer), stream("training", 0), steps=1)
     after = [parameter for part in eyes for parameter in part.parameters()]
     assert all(map(torch.equal, before, after))

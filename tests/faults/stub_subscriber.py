@@ -1,6 +1,6 @@
 """A trainer that needs no model, made to be killed.
 
-    python -m tests.faults.subscriber URL RUN FILE
+    python -m tests.faults.stub_subscriber URL RUN FILE
 
 Writes the ids of every pair it has acknowledged to FILE, one a line, after the acknowledgement.
 """

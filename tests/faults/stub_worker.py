@@ -1,6 +1,6 @@
 """A worker that needs no model, made to be killed.
 
-    python -m tests.faults.victim WORKER_ID      (settings from the environment)
+    python -m tests.faults.stub_worker WORKER_ID      (settings from the environment)
 
 Jobs say in their metadata where their first attempt shall end: `die` names the step at which the
 worker kills itself, or `freeze`, at which it stops itself until somebody continues it.
@@ -23,7 +23,7 @@ T = TypeVar("T")
 SLOTS = 8
 
 
-class Victim:
+class StubWorker:
     def __init__(self, broker: Broker, worker_id: str) -> None:
         self._broker = broker
         self._id = worker_id
@@ -113,7 +113,7 @@ async def main() -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     async with Broker.connect(Settings()) as broker:
-        await Victim(broker, sys.argv[1]).run(stopping)
+        await StubWorker(broker, sys.argv[1]).run(stopping)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ ANSWER_TOKENS = 96
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ToyMetrics:
     """Shares in [0, 1], over half captions and half yes/no questions."""
 
     images: int
@@ -32,7 +32,7 @@ class HeldOut:
     """Captions that are nothing but whole sentences."""
 
 
-async def measure(client: AsyncClient, images: int, *, seed: int = 0) -> HeldOut:
+async def measure_toy(client: AsyncClient, images: int, *, seed: int = 0) -> ToyMetrics:
     """Greedy answers to held-out questions, all asked at once."""
     items = held_out(images, kinds=("caption", "yes_no"), seed=seed)
     texts = await asyncio.gather(*(_answer(client, item) for item in items))
@@ -46,7 +46,7 @@ async def measure(client: AsyncClient, images: int, *, seed: int = 0) -> HeldOut
         for text, item in zip(texts, items, strict=True)
         if item.kind == "yes_no"
     ]
-    return HeldOut(
+    return ToyMetrics(
         images=images,
         yes_no_accuracy=sum(said == true for said, true in verdicts) / len(verdicts),
         yes_share=sum(said is True for said, _ in verdicts) / len(verdicts),

@@ -14,7 +14,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 
 from trainer.settings import Part
-from trainer.weights.adapter import Unservable
+from trainer.weights.adapter import UnservableWeights
 
 SHARD_BYTES = 5 * 10**7
 """Of a file of weights, at most. Several are copied and checked at once."""
@@ -36,17 +36,21 @@ CHECKPOINT_NAMES = (
 version of transformers and vLLM reads. What transformers 5 itself writes, vLLM 0.32 does not."""
 
 
-def choose(model: nn.Module, parts: Collection[Part]) -> None:
-    """Lets these parts learn and freezes the others. Raises: Unservable."""
+def set_trainable(model: nn.Module, parts: Collection[Part]) -> None:
+    """Lets these parts learn and freezes the others. Raises: UnservableWeights."""
     found: set[str] = set()
     for name, parameter in model.named_parameters():
         mine = {part for part, names in PARTS.items() if names.match(name)}
         if not mine:
-            raise Unservable(f"{name} of {type(model).__name__} is of none of {', '.join(PARTS)}.")
+            raise UnservableWeights(
+                f"{name} of {type(model).__name__} is of none of {', '.join(PARTS)}."
+            )
         found |= mine
         parameter.requires_grad = not mine.isdisjoint(parts)
     if missing := set(parts) - found:
-        raise Unservable(f"{type(model).__name__} has no {' and no '.join(sorted(missing))}.")
+        raise UnservableWeights(
+            f"{type(model).__name__} has no {' and no '.join(sorted(missing))}."
+        )
 
 
 def split_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float) -> None:
@@ -61,7 +65,7 @@ def split_learning_rate(optimizer: torch.optim.Optimizer, model: nn.Module, rate
             optimizer.add_param_group({**group, "params": theirs, "lr": rate})
 
 
-def save(
+def save_full_weights(
     model: Any,
     processor: Any,
     weights: Mapping[str, torch.Tensor],

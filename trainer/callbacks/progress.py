@@ -1,4 +1,4 @@
-"""A step's figures: at the end of a progress bar on a terminal, a line of the log elsewhere."""
+"""A step's metrics: at the end of a progress bar on a terminal, a line of the log elsewhere."""
 
 from typing import Any
 
@@ -21,14 +21,16 @@ SHOWN = {
     "pairs/staleness": "staleness",
     "pairs/waited_s": "waited_s",
 }
-"""What of the figures is shown, and as what. TensorBoard has them all."""
+"""What of the metrics is shown, and as what. TensorBoard has them all."""
 
 
-def progress() -> TrainerCallback:
-    return Bar() if is_interactive() else Lines()
+def progress_callback() -> TrainerCallback:
+    return ProgressBarCallback() if is_interactive() else ProgressLogCallback()
 
 
-class Bar(ProgressCallback):
+class ProgressBarCallback(ProgressCallback):
+    """At the end of a progress bar."""
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -43,7 +45,9 @@ class Bar(ProgressCallback):
             )
 
 
-class Lines(TrainerCallback):
+class ProgressLogCallback(TrainerCallback):
+    """As a line of the log."""
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -52,6 +56,6 @@ class Lines(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        figures = {short: logs[name] for name, short in SHOWN.items() if logs and name in logs}
-        if figures:
-            log.info("step", step=state.global_step, of=state.max_steps, **figures)
+        metrics = {short: logs[name] for name, short in SHOWN.items() if logs and name in logs}
+        if metrics:
+            log.info("step", step=state.global_step, of=state.max_steps, **metrics)

@@ -1,4 +1,4 @@
-"""A trainer's figures for Prometheus: those that go to TensorBoard, each step's latest."""
+"""A trainer's metrics for Prometheus: those that go to TensorBoard, each step's latest."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ from prometheus_client import Gauge, start_http_server
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 STEP = Gauge("prefstream_trainer_step", "Optimizer steps taken, those before a resume included.")
-FIGURE = Gauge("prefstream_trainer_figure", "Of the last step that was logged.", ["name"])
+METRIC = Gauge("prefstream_trainer_figure", "Of the last step that was logged.", ["name"])
 
 
 @contextmanager
-def served(host: str, port: int | None) -> Generator[None]:
+def serve_metrics(host: str, port: int | None) -> Generator[None]:
     """At /metrics, while the block runs. No port: not at all."""
     if port is None:
         yield
@@ -26,7 +26,9 @@ def served(host: str, port: int | None) -> Generator[None]:
         thread.join()
 
 
-class Gauges(TrainerCallback):
+class MetricsCallback(TrainerCallback):
+    """Sets the gauges to what was logged last."""
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -38,4 +40,4 @@ class Gauges(TrainerCallback):
         STEP.set(state.global_step)
         for name, value in (logs or {}).items():
             if isinstance(value, int | float):
-                FIGURE.labels(name).set(value)
+                METRIC.labels(name).set(value)

@@ -15,11 +15,11 @@ from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
 from tests.trainer.training_runs import Trials
-from trainer.settings import Part, TrainerSettings
-from trainer.train import BadRun, train
-from trainer.weights import full
-from trainer.weights.adapter import Unservable
-from trainer.weights.full import PARTS
+from trainer.settings import InvalidSettings, Part, TrainerSettings
+from trainer.train import train
+from trainer.weights import full_weights
+from trainer.weights.adapter import UnservableWeights
+from trainer.weights.full_weights import PARTS
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +67,10 @@ def test_the_chosen_parts_learn_and_all_weights_are_published(
 
 def test_the_projector_has_a_learning_rate_of_its_own(model: Path):
     policy = AutoModelForImageTextToText.from_pretrained(model)
-    full.choose(policy, ["language_model", "projector"])
+    full_weights.set_trainable(policy, ["language_model", "projector"])
     learning = [weights for weights in policy.parameters() if weights.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-6)
-    full.split_learning_rate(optimizer, policy, 2e-5)
+    full_weights.split_learning_rate(optimizer, policy, 2e-5)
     rates = {id(w): group["lr"] for group in optimizer.param_groups for w in group["params"]}
     assert len(rates) == len(learning)
     for name, parameter in policy.named_parameters():
@@ -126,7 +126,9 @@ def test_two_processes_publish_what_one_learns(
 def test_checkpoints_of_an_adapter_are_not_gone_on_with(server: Server, configure: Configure):
     pairs.append(server.url, 8)
     train(configure(steps=1), threading.Event())
-    with pytest.raises(BadRun, match=r"are of `train = 'lora'`; these settings say 'full'"):
+    with pytest.raises(
+        InvalidSettings, match=r"are of `train = 'lora'`; these settings say 'full'"
+    ):
         train(configure(steps=2, train="full"), threading.Event())
 
 
@@ -140,8 +142,8 @@ def test_what_only_full_weights_can_have_is_refused_for_an_adapter():
 def test_a_model_without_a_part_is_refused(model: Path):
     policy = AutoModelForImageTextToText.from_pretrained(model)
     del policy.model.vision_tower
-    with pytest.raises(Unservable, match="has no tower"):
-        full.choose(policy, ["tower"])
+    with pytest.raises(UnservableWeights, match="has no tower"):
+        full_weights.set_trainable(policy, ["tower"])
 
 
 @pytest.mark.parametrize(
@@ -156,4 +158,4 @@ def test_a_model_without_a_part_is_refused(model: Path):
     ],
 )
 def test_names_are_those_of_published_checkpoints(inside: str, published: str):
-    assert full.checkpoint_name(inside) == published
+    assert full_weights.checkpoint_name(inside) == published

@@ -1,0 +1,1 @@
+"""What happens between the optimizer steps, as callbacks of transformers' trainer."""

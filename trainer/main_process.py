@@ -1,0 +1,104 @@
+"""What only rank 0 does: it leases the pairs, keeps the ledger and the journal, and publishes."""
+
+import shutil
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from service.client import Client
+from trainer.callbacks.metrics import serve_metrics
+from trainer.data import InvalidDataset, InvalidRow
+from trainer.settings import InvalidSettings, TrainerSettings
+from trainer.stream.dataset import PairDataset
+from trainer.stream.journal import Journal
+from trainer.stream.ledger import Ledger
+from trainer.stream.mixing import AveragedRows, MixedRows
+from trainer.stream.offline import OfflineRows
+from trainer.stream.online import OnlineRows
+from trainer.stream.rows import RowSource
+from trainer.waiting import Patience
+from trainer.weights.checkpoint import CheckpointRecord
+from trainer.weights.publish import PUBLISHING_PREFIX, Publisher
+
+PATIENCE_S = 5.0
+"""How long the client repeats a call by itself. Beyond that the trainer says what it waits for."""
+
+
+@dataclass(frozen=True)
+class MainProcess:
+    """What only rank 0 (accelerate's main process) has: it alone talks to the service."""
+
+    ledger: Ledger
+    journal: Journal
+    rows: RowSource
+    publisher: Publisher
+
+
+@contextmanager
+def open_main_process(
+    settings: TrainerSettings, record: CheckpointRecord | None, stop: threading.Event
+) -> Generator[MainProcess]:
+    """In rank 0. Afterwards, what is in no checkpoint is handed back to the service.
+
+    `record`: of the checkpoint that is resumed. Raises: InvalidSettings.
+    """
+    settings.output.mkdir(parents=True, exist_ok=True)
+    for left_over in settings.output.glob(f"{PUBLISHING_PREFIX}*"):
+        shutil.rmtree(left_over)
+    ledger = Ledger(record.unacknowledged if record else ())
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    with (
+        serve_metrics(settings.metrics_host, settings.metrics_port),
+        Client(
+            settings.url, api_key=key, namespace=settings.namespace, retry_for_s=PATIENCE_S
+        ) as client,
+    ):
+        if record:
+            ledger.resume(record.leases, lambda lease: client.ack(record.run, lease))
+        online = OnlineRows(
+            client,
+            ledger,
+            Patience(stop),
+            run=settings.run,
+            group=settings.group,
+            lease_s=settings.lease_s,
+        )
+        publisher = Publisher(
+            client,
+            Patience(stop),
+            cast(str, settings.weights),
+            run=settings.run,
+            version=record.version if record else 0,
+            keep=settings.keep_versions,
+            wait=settings.publish_wait,
+            wait_s=settings.publish_wait_s,
+        )
+        journal = Journal(settings.output, record.step if record else 0)
+        try:
+            yield MainProcess(
+                ledger, journal, _row_source(settings, online, journal.pairs), publisher
+            )
+        finally:
+            ledger.close()
+
+
+def _row_source(settings: TrainerSettings, online: OnlineRows, start: int) -> RowSource:
+    """Where the rows come from, after `start` pairs. Raises: InvalidSettings."""
+    if settings.method == "averaged":
+        return AveragedRows(online, gamma=cast(float, settings.gamma))
+    if settings.data is None:
+        return online
+    try:
+        rows = PairDataset(
+            settings.data,
+            images=settings.data_images or (),
+            chosen_alone=settings.loss == "sft",
+        )
+        if settings.method == "offline":
+            return OfflineRows(rows, seed=settings.seed, start=start)
+        p = cast(float, settings.offline_share)
+        return MixedRows(online, rows, p=p, seed=settings.seed, start=start)
+    except (InvalidDataset, InvalidRow, ValueError) as error:
+        raise InvalidSettings(f"`data` {settings.data!r}: {error}") from error

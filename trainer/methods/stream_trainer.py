@@ -1,0 +1,79 @@
+"""TRL's DPOTrainer on a stream of pairs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import IterableDataset
+from peft import PeftModel
+from PIL import Image
+from torch import nn
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from trainer.methods.collator import ROW_WEIGHT
+from trainer.stream.data_loader import PairDataLoader
+from trainer.weights import full_weights
+
+
+class StreamTrainer(DPOTrainer):
+    """TRL's, with the stream in place of a data loader, and a weight for each row.
+
+    TRL's loss is the mean over a pass, so the rows of a pass share their weight.
+    """
+
+    def __init__(
+        self,
+        data_loader: PairDataLoader,
+        projector_learning_rate: float | None = None,
+        **arguments: Any,
+    ) -> None:
+        self._data_loader = data_loader
+        self._projector_learning_rate = projector_learning_rate
+        super().__init__(train_dataset=_placeholder(), **arguments)
+
+    def get_train_dataloader(self) -> Any:
+        return self._data_loader
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        weight = inputs.pop(ROW_WEIGHT)
+        loss = super()._compute_loss(model, inputs, return_outputs=False)
+        return loss * weight
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self._projector_learning_rate is not None:
+            policy = cast(nn.Module, model or self.model)
+            full_weights.split_learning_rate(optimizer, policy, self._projector_learning_rate)
+        return optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # transformers 5 saves full weights under other names than it loads them by here, and would
+        # go on from the model's first weights without an error. `build_trainer` has loaded them.
+        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def save_full_weights(self, folder: Path, dtype: torch.dtype) -> None:
+        """Writes all weights as workers take them. By all processes: weights may be sharded."""
+        weights: Any = self.accelerator.get_state_dict(self.model_wrapped)
+        if self.args.should_save:
+            policy = self.accelerator.unwrap_model(self.model_wrapped)
+            full_weights.save_full_weights(policy, self.processing_class, weights, folder, dtype)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log({**logs, **self._data_loader.metrics()} if "loss" in logs else logs, start_time)
+
+
+def _placeholder() -> IterableDataset:
+    """A data set of one row that is never trained on, to be looked at."""
+    row = {
+        "prompt": [{"role": "user", "content": [{"type": "image"}]}],
+        "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "?"}]}],
+        "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "!"}]}],
+        "images": [Image.new("RGB", (8, 8))],
+    }
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield row
+
+    return IterableDataset.from_generator(rows)

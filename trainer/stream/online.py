@@ -1,0 +1,101 @@
+"""Fresh pairs of a run, as they are made."""
+
+from functools import lru_cache
+
+import structlog
+
+from service.client import Client, PrefstreamError
+from service.schemas import Pair
+from trainer.stream.ledger import Ledger
+from trainer.stream.rows import Row
+from trainer.waiting import PAUSE_S, Patience
+
+log = structlog.get_logger()
+
+IMAGES_CACHED = 128
+"""Encoded images that are kept; questions about one image tend to come together."""
+
+
+class OnlineRows:
+    """Fresh pairs of a run, leased for as long as the ledger holds them."""
+
+    def __init__(
+        self,
+        client: Client,
+        ledger: Ledger,
+        patience: Patience,
+        *,
+        run: str,
+        group: str,
+        lease_s: float,
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._patience = patience
+        self._run = run
+        self._group = group
+        self._lease_s = lease_s
+        self._image = lru_cache(maxsize=IMAGES_CACHED)(client.image)
+
+    def draw(self, count: int) -> list[Row]:
+        rows: list[Row] = []
+        while len(rows) < count:
+            self._patience.check()
+            have = len(rows)
+            new = self._patience.reach(lambda n=have: self._lease(count - n))
+            rows += [row for pair in new or () if (row := self._with_images(*pair))]
+            if new:
+                self._patience.over()
+            elif new is None:
+                self._patience.wait("waiting for the run's first job", PAUSE_S, self._name)
+            else:
+                self._patience.wait("waiting for pairs", 0, lambda n=have: self._status(n, count))
+        return rows
+
+    def _lease(self, count: int) -> list[tuple[Pair, int | None]] | None:
+        """New pairs that came within a second, perhaps none, each with its staleness.
+
+        None: there is no such run yet.
+        """
+        try:
+            leased = self._client.lease(
+                self._run, group=self._group, size=count, lease_s=self._lease_s, wait_s=PAUSE_S
+            )
+        except PrefstreamError as error:
+            if error.problem.code != "run_not_found":
+                raise
+            return None
+        if leased is None:
+            return []
+        staleness = {
+            pair.pair_id: delivery.staleness
+            for pair, delivery in zip(leased.pairs, leased.deliveries, strict=True)
+        }
+        return [(pair, staleness[pair.pair_id]) for pair in self._ledger.add_lease(leased)]
+
+    def _with_images(self, pair: Pair, staleness: int | None) -> Row | None:
+        """None: an image is no longer stored. The pair is done with, as if it had been used."""
+        try:
+            images = [self._patience.reach(lambda r=ref: self._image(r)) for ref in pair.images]
+        except PrefstreamError as error:
+            if error.problem.code != "image_gone":
+                raise
+            log.warning("pair left out", pair=pair.pair_id, reason=error.problem.detail)
+            self._ledger.mark_used([pair.pair_id])
+            return None
+        return Row(pair, images, staleness)
+
+    def _name(self) -> dict[str, object]:
+        return {"run": self._run}
+
+    def _status(self, have: int, want: int) -> dict[str, object]:
+        """What a person who waits wants to know."""
+        run = self._patience.reach(lambda: self._client.run(self._run))
+        return {
+            "run": self._run,
+            "group": self._group,
+            "have": have,
+            "want": want,
+            "open_jobs": run.open_jobs,
+            "running_jobs": run.running_jobs,
+        }
