@@ -33,14 +33,14 @@ class MaskedModel(MaskingModel, llava.LlavaForConditionalGeneration):
     hf_to_vllm_mapper = llava.LlavaForConditionalGeneration.hf_to_vllm_mapper | TOWER_NAMES
 
 
-def views(info: Any, width: int, height: int) -> list[ImageView]:
+def image_views(info: Any, width: int, height: int) -> list[ImageView]:
     """How the tokens of a picture of this size (pixels) cover it.
 
     `info` is vLLM's processing info of the model.
     """
-    return [base_view(info)]
+    return [base_image_view(info)]
 
 
-def base_view(info: Any) -> ImageView:
+def base_image_view(info: Any) -> ImageView:
     side = info.get_vision_encoder_info().get_patch_grid_length()
     return ImageView(start=0, rows=side, columns=side, newline=False)

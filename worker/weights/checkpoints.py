@@ -40,7 +40,7 @@ def shapes_of(config: Any, names: Names) -> dict[str, Shape]:
     return dict(zip(names(list(tensors)), (tuple(t.shape) for t in tensors.values()), strict=True))
 
 
-def check_full(folder: Path, wanted: Mapping[str, Shape], names: Names) -> None:
+def check_checkpoint(folder: Path, wanted: Mapping[str, Shape], names: Names) -> None:
     """Raises: BadWeights, with the tensor that the engine would miss, ignore or not fit."""
     found: dict[str, str] = {}
     for file in _files(folder):

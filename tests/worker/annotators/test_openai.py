@@ -74,7 +74,7 @@ def endpoint(server: Scripted | None, **changes: Any) -> Endpoint:
         "annotator_attempts": 2,
         **changes,
     }
-    return Endpoint(WorkerSettings.model_validate(given))
+    return OpenAIAnnotator(WorkerSettings.model_validate(given))
 
 
 async def compare(endpoint: Endpoint, **changes: Any) -> str:

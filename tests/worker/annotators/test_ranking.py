@@ -19,7 +19,7 @@ async def ranked(
     orders: Literal["both", "random"] = "both",
     seed: int = 0,
 ) -> Annotation:
-    return await rank(
+    return await rank_responses(
         Function(judge), case(), responses, orders=orders, seed=seed, name="a", judge="b"
     )
 

@@ -17,7 +17,7 @@ def test_the_schedule_is_the_papers() -> None:
 
 def test_image_and_noise_keep_the_variance() -> None:
     for steps in (0, 1, 100, 300, 500, 1000):
-        image, noise = scales(steps)
+        image, noise = noise_scales(steps)
         assert image**2 + noise**2 == pytest.approx(1)
     assert scales(500)[0] < scales(300)[0] < scales(100)[0]
 

@@ -22,23 +22,23 @@ from service.schemas import WeightSpan, WeightVersion, user_turn
 from service.weight_store import BadWeights, WeightStore
 from tests.worker.adapters import make_adapter
 from tests.worker.full_checkpoints import make_full
-from tests.worker.oracle import TOLERANCE, Oracle, Written, generate, picture
+from tests.worker.oracle import TOLERANCE, Oracle, Written, generate, random_image
 from trainer.settings import Part
-from worker.bdhs.policy import View
-from worker.engine import Engine, EngineDied, LoadFailed, written_by
+from worker.bdhs.corruption import ImageCorruption
+from worker.engine import Engine, EngineDied, LoadFailed, weight_spans
 from worker.prompts import Prompt
 from worker.weights.checkpoints import INDEX
-from worker.weights.versions import Versions
+from worker.weights.versions import WeightVersions
 
 TEXT = "Describe the image."
-IMAGE = picture(80, 60, 9)
+IMAGE = random_image(80, 60, 9)
 EVERYTHING: tuple[Part, ...] = ("language_model", "projector", "tower")
 FILE = "model.safetensors"
 
 
 @pytest.fixture
-async def versions(engine: Engine) -> AsyncIterator[Versions]:
-    versions = Versions(engine)
+async def versions(engine: Engine) -> AsyncIterator[WeightVersions]:
+    versions = WeightVersions(engine)
     yield versions
     if not engine.alive:
         await engine.restart()
@@ -63,12 +63,12 @@ def publish(
 
 
 async def write(engine: Engine) -> Written:
-    return (await generate(engine, TEXT, IMAGE, view=None))[0]
+    return (await generate(engine, TEXT, IMAGE, corruption=None))[0]
 
 
 def truth(engine: Engine, folder: Path, after: list[int] | None = None, **more: int) -> Written:
     prompt = Prompt(engine.tokenizer, [user_turn(TEXT, images=1)], engine.image_token_id)
-    everything = View(list(range(engine.image_tokens(IMAGE))))
+    everything = ImageCorruption(list(range(engine.image_tokens(IMAGE))))
     rendered = engine.tokenizer.decode(prompt.token_ids)
     return Oracle(str(folder)).generate(rendered, IMAGE, everything, after or (), **more)
 
@@ -81,14 +81,14 @@ def assert_same(written: Written, expected: Written) -> None:
 @pytest.mark.parametrize("parts", [("language_model",), ("projector",), ("tower",), EVERYTHING])
 async def test_what_a_version_writes_equals_transformers_with_its_files(
     engine: Engine,
-    versions: Versions,
+    versions: WeightVersions,
     store: WeightStore,
     tmp_path: Path,
     parts: tuple[Part, ...],
 ) -> None:
     before = await write(engine)  # the picture's embeddings are in every cache there is
     for number in (1, 2):
-        await versions.has_room()
+        await versions.wait_for_room()
         await versions.adopt(publish(engine, store, tmp_path, number, parts))
         assert versions.current == number
         answer = await write(engine)
@@ -98,7 +98,7 @@ async def test_what_a_version_writes_equals_transformers_with_its_files(
 
 
 async def test_weights_as_transformers_writes_them_are_taken_as_well(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     made = make_full(engine.model, tmp_path / "made", seed=3, parts=EVERYTHING)
     model = AutoModelForImageTextToText.from_pretrained(made, dtype=torch.bfloat16)
@@ -132,7 +132,7 @@ class Request:
             self.tokens += 1
             return False
 
-        output = await self._engine.generate(prompt.token_ids, params, [IMAGE], watcher=count)
+        output = await self._engine.generate(prompt.token_ids, params, [IMAGE], stop_check=count)
         return output.outputs[0]
 
     async def has_written(self, tokens: int) -> None:
@@ -144,7 +144,7 @@ class Request:
 @pytest.mark.parametrize("parts", [("projector",), EVERYTHING])
 async def test_requests_under_way_go_on_with_the_new_weights_and_say_where(
     engine: Engine,
-    versions: Versions,
+    versions: WeightVersions,
     store: WeightStore,
     tmp_path: Path,
     parts: tuple[Part, ...],
@@ -160,7 +160,7 @@ async def test_requests_under_way_go_on_with_the_new_weights_and_say_where(
     late = Request(engine)
     crossed = 0
     for written in [await request.task for request in [*early, late]]:
-        spans = written_by(written, None)
+        spans = weight_spans(written, None)
         assert (spans[0].start, spans[-1].end) == (0, LONG)
         assert [s.end for s in spans[:-1]] == [s.start for s in spans[1:]]
         assert [s.version for s in spans] in ([0, 5], [5])
@@ -179,11 +179,11 @@ async def test_requests_under_way_go_on_with_the_new_weights_and_say_where(
             if len(expected.token_ids) == some:  # the oracle stops at the end of sequence
                 assert_same(Written(ids[part], scores[part]), expected)
     assert crossed >= 6
-    assert written_by(await late.task, None) == [WeightSpan(start=0, end=LONG, version=5)]
+    assert weight_spans(await late.task, None) == [WeightSpan(start=0, end=LONG, version=5)]
 
 
 async def test_no_request_is_lost_while_weights_change_again_and_again(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     published = [publish(engine, store, tmp_path, number) for number in range(11, 15)]
     sides = [Path(engine.model), *(tmp_path / f"full-{n}" for n in range(11, 15))]
@@ -197,7 +197,7 @@ async def test_no_request_is_lost_while_weights_change_again_and_again(
         while not stopping:
             [last] = (await engine.generate(prompt.token_ids, params, [IMAGE])).outputs
             assert last.finish_reason in ("stop", "length")
-            versions = [span.version for span in written_by(last, None)]
+            versions = [span.version for span in weight_spans(last, None)]
             answers.append((list(last.token_ids), versions))
 
     async def more_answers() -> None:
@@ -283,7 +283,7 @@ def twice(folder: Path) -> None:
 )
 async def test_what_the_engine_would_not_take_whole_is_refused(
     engine: Engine,
-    versions: Versions,
+    versions: WeightVersions,
     store: WeightStore,
     tmp_path: Path,
     damage: Callable[[Path], object],
@@ -300,7 +300,7 @@ async def test_what_the_engine_would_not_take_whole_is_refused(
 
 
 async def test_files_that_changed_in_the_store_are_refused(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     published = publish(engine, store, tmp_path, 22)
     file = tmp_path / "store" / "22" / FILE
@@ -315,13 +315,13 @@ async def test_files_that_changed_in_the_store_are_refused(
 
 
 async def test_adapters_and_full_weights_do_not_mix(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     adapter = make_adapter(engine.model, tmp_path / "adapter", seed=1)
     await versions.adopt(publish(engine, store, tmp_path, 31))
     with pytest.raises(BadWeights, match=r"serves full weights \(version 31\), and takes no lora"):
         await versions.adopt(store.publish(adapter, 32, "lora"))
-    other = Versions(engine)
+    other = WeightVersions(engine)
     await other.adopt(store.publish(adapter, 33, "lora"))
     with pytest.raises(BadWeights, match=r"serves lora weights \(version 33\), and takes no full"):
         await other.adopt(publish(engine, store, tmp_path, 34))
@@ -333,7 +333,7 @@ async def test_adapters_and_full_weights_do_not_mix(
 
 
 async def test_an_engine_that_is_started_again_has_its_full_weights_again(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     await versions.adopt(publish(engine, store, tmp_path, 41))
     before = await write(engine)
@@ -345,11 +345,11 @@ async def test_an_engine_that_is_started_again_has_its_full_weights_again(
     await engine.restart()
     await versions.reload()
     assert_same(await write(engine), before)
-    assert written_by((await Request(engine).task), None)[0].version == 41
+    assert weight_spans((await Request(engine).task), None)[0].version == 41
 
 
 async def test_an_engine_that_dies_of_a_version_twice_is_spared_the_third_time(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     published = publish(engine, store, tmp_path, 45)
     before = await write(engine)
@@ -378,7 +378,7 @@ async def test_an_engine_that_dies_of_a_version_twice_is_spared_the_third_time(
 
 async def test_a_load_that_fails_half_way_brings_the_old_weights_back(
     engine: Engine,
-    versions: Versions,
+    versions: WeightVersions,
     store: WeightStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -388,7 +388,7 @@ async def test_a_load_that_fails_half_way_brings_the_old_weights_back(
     made = make_full(engine.model, tmp_path / "made", seed=52, parts=EVERYTHING)
     with_tensor("vision_tower.vision_model.encoder.layers.1.mlp.fc2.bias", torch.ones(3))(made)
     # Nothing that passes the check is known to fail in the engine, so it has to look away.
-    monkeypatch.setattr("worker.weights.versions.check_full", lambda *_: None)
+    monkeypatch.setattr("worker.weights.versions.check_checkpoint", lambda *_: None)
     running = Request(engine)
     await running.has_written(3)
     with pytest.raises(BadWeights, match="the engine could not load it"):
