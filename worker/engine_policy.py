@@ -13,12 +13,12 @@ from vllm.outputs import RequestOutput
 from service.schemas import ImageView, JobRequest, WeightSpan
 from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.policy import Completion, SentenceEnd
-from worker.engine import Engine, DecodedImage, weight_spans
+from worker.engine import DecodedImage, Engine, weight_spans
 from worker.engine.early_stop import StopCheck, never_stop
 from worker.prompts import Prompt
 
 PREFIX_CACHE_MIN_TOKENS = 256
-"""Image tokens from which on the first sentence under a corruption goes prefill of the others.
+"""Image tokens from which on the first sentence of an iteration starts before the others.
 
 vLLM computes what prompts have in common once, if it has it when the next one starts; started
 together with others, a long prompt is begun before that and computed again, image and all
@@ -58,7 +58,7 @@ class EnginePolicy:
         self._request = request
         self._image = image
         self._first_prefill: tuple[ImageCorruption, asyncio.Event] | None = None
-        """The corruption of the first sentence to go prefill, and whether vLLM has computed its prompt."""
+        """The iteration's corruption, and whether vLLM has computed the first prompt under it."""
         self._prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
         self.image_tokens = engine.image_tokens(image)
         self.image_views: list[ImageView] = engine.image_views(image)
@@ -82,7 +82,10 @@ class EnginePolicy:
                 return sentence_end is not None and sentence_end(text) is not None
 
             output = await self._generate(
-                self._prompt.token_ids_up_to(answer, cut), corruption, sampling_params(self._request, seed=seed), stop_check
+                self._prompt.token_ids_up_to(answer, cut),
+                corruption,
+                sampling_params(self._request, seed=seed),
+                stop_check,
             )
         written = output.outputs[0]
         end = sentence_end(written.text) if sentence_end else None

@@ -30,11 +30,11 @@ from service.schemas import (
     TokenLogprob,
     assistant_turn,
 )
-from worker.annotators.registry import AnnotatorRegistry
 from worker.annotators.ranking import rank_responses
+from worker.annotators.registry import AnnotatorRegistry
 from worker.bdhs.algorithm import generate_rejected
 from worker.embedder import Embedder
-from worker.engine import Engine, DecodedImage, PromptTooLong, RequestRefused, weight_spans
+from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
 from worker.engine_policy import EnginePolicy, sampling_params
 from worker.prompts import BadConversation, Prompt
 from worker.weights.versions import VersionGone, WeightVersions

@@ -21,13 +21,20 @@ NotReadyReason = Callable[[], Awaitable[str | None]]
 
 
 @asynccontextmanager
-async def serve_monitoring(host: str, port: int | None, not_ready_reason: NotReadyReason) -> AsyncGenerator[None]:
+async def serve_monitoring(
+    host: str, port: int | None, not_ready_reason: NotReadyReason
+) -> AsyncGenerator[None]:
     """Served while the block runs. No port: not at all."""
     if port is None:
         yield
         return
     config = uvicorn.Config(
-        _app(not_ready_reason), host=host, port=port, lifespan="off", access_log=False, log_config=None
+        _app(not_ready_reason),
+        host=host,
+        port=port,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
     )
     server = _ServerWithoutSignalHandlers(config)
     serving = asyncio.create_task(server.serve(), name="monitor")

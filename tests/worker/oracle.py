@@ -14,9 +14,9 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from service.schemas import user_turn
-from worker.bdhs.noise import noise_scales
 from worker.bdhs.corruption import ImageCorruption
-from worker.engine import Engine, DecodedImage
+from worker.bdhs.noise import noise_scales
+from worker.engine import DecodedImage, Engine
 from worker.prompts import Prompt
 
 NEW_TOKENS = 16
@@ -101,7 +101,9 @@ async def generate(
     if corruption is not None and not corruption.kept:
         output = await engine.generate(prompt.without_images(prompt.token_ids), params)
     else:
-        output = await engine.generate(prompt.token_ids, params, [image], corruption=corruption, lora=lora)
+        output = await engine.generate(
+            prompt.token_ids, params, [image], corruption=corruption, lora=lora
+        )
     written = output.outputs[0]
     scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]
     return Written(list(written.token_ids), scores), len(output.prompt_token_ids)

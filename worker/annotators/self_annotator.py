@@ -8,4 +8,6 @@ class SelfAnnotator:
     """Asks the job's own policy."""
 
     async def compare(self, case: Case) -> Verdict:
-        return prompt.parse_verdict(await case.ask([prompt.comparison_message(case)], max_tokens=prompt.MAX_TOKENS))
+        return prompt.parse_verdict(
+            await case.ask([prompt.comparison_message(case)], max_tokens=prompt.MAX_TOKENS)
+        )

@@ -12,8 +12,8 @@ from random import Random
 
 from service.schemas import BdhsRequest, BdhsTrace, IterationTrace, SentenceTrace, Span
 from worker.bdhs import cuts, sentences
-from worker.bdhs.mask import draw_mask
 from worker.bdhs.corruption import ImageCorruption
+from worker.bdhs.mask import draw_mask
 from worker.bdhs.policy import Completion, Policy
 
 Similarity = Callable[[str, str], Awaitable[float]]

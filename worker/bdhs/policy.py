@@ -7,7 +7,6 @@ from typing import Protocol
 from service.schemas import ImageView, WeightSpan
 from worker.bdhs.corruption import ImageCorruption
 
-
 SentenceEnd = Callable[[str], int | None]
 """Given the text generated so far: how much of it finishes the sentence, or None."""
 

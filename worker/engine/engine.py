@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import structlog
+from transformers import AutoConfig
 from vllm import SamplingParams
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -29,10 +30,10 @@ from worker.engine.early_stop import StopCheck, add_stop_check, never_stop
 from worker.engine.errors import EngineDied, LoadFailed, PromptTooLong, RequestRefused
 from worker.engine.platform_defaults import platform_defaults
 from worker.engine.weight_loading import replace_weights
+from worker.model_shapes import model_shapes
 from worker.plugin.families import UnsupportedModel, load_family
 from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE_NOISE, IMAGE_REF, KEPT_IMAGE_TOKENS
 from worker.settings import WorkerSettings
-from worker.weights.adapters import MODULES
 
 log = structlog.get_logger()
 
@@ -81,12 +82,11 @@ class Engine:
         Raises:
             UnsupportedModel: the checkpoint is of another family.
         """
-        args = self._args()
-        await asyncio.to_thread(self._refuse_unsupported, args)
+        await asyncio.to_thread(self._read_config)
         started = time.monotonic()
         log.info("engine starting", model=self._settings.model)
         # Loading blocks for as long as the weights take; leases are renewed meanwhile.
-        llm = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
+        llm = await asyncio.to_thread(AsyncLLM.from_engine_args, self._args())
         try:
             if self._weights is not None:
                 await self._answer(llm, replace_weights(llm, *self._weights))
@@ -96,12 +96,10 @@ class Engine:
             llm.shutdown()
             raise
         config = llm.model_config
-        self._family = load_family(config.architectures[0])
         self._info = llm.renderer.get_mm_processor().info
         self.tokenizer: Any = llm.get_tokenizer()
         self.image_token_id: int = config.hf_config.image_token_index
         self.max_model_len: int = config.max_model_len
-        self.config: Any = config.hf_config
         self._half_loaded = False
         self._llm = llm
         self._last_output = time.monotonic()
@@ -109,7 +107,10 @@ class Engine:
 
     def _args(self) -> AsyncEngineArgs:
         s = self._settings
-        defaults: dict[str, Any] = {"mm_processor_cache_gb": PROCESSOR_CACHE_GIB, **platform_defaults(s.tensor_parallel_size)}
+        defaults: dict[str, Any] = {
+            "mm_processor_cache_gb": PROCESSOR_CACHE_GIB,
+            **platform_defaults(s.tensor_parallel_size),
+        }
         return AsyncEngineArgs(
             model=self.model,
             dtype=s.dtype,  # type: ignore[arg-type]
@@ -121,7 +122,7 @@ class Engine:
             max_loras=s.max_loras,
             # By default vLLM also makes room beside the output layer. That costs every token a pass
             # over the vocabulary, and under prompt logprobs of several requests it ends the engine.
-            lora_target_modules=list(MODULES),
+            lora_target_modules=self.shapes.lora_target_modules,
             max_lora_rank=next(size for size in LORA_RANKS if size >= s.max_lora_rank),
             additional_config={FEATURE_CACHE_GIB: s.feature_cache_gib},
             otlp_traces_endpoint=tracing.endpoint(),
@@ -129,16 +130,16 @@ class Engine:
             **defaults | s.engine_args,
         )
 
-    @staticmethod
-    def _refuse_unsupported(args: AsyncEngineArgs) -> None:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    def _read_config(self) -> None:
+        """What the checkpoint's config says of the model, before any of its weights are read."""
+        trust = bool(self._settings.engine_args.get("trust_remote_code", False))
+        config = AutoConfig.from_pretrained(self.model, trust_remote_code=trust)
         architectures = config.architectures or [type(config).__name__]
         try:
-            load_family(architectures[0])
+            self._family = load_family(architectures[0])
         except UnsupportedModel as error:
-            raise UnsupportedModel(f"--model {args.model}: {error}") from None
+            raise UnsupportedModel(f"--model {self.model}: {error}") from None
+        self.shapes = model_shapes(config, self._family.MaskedModel.hf_to_vllm_mapper.apply_list)
 
     def stop(self) -> None:
         """Ends the engine's processes; nothing happens if there are none."""
@@ -192,8 +193,8 @@ class Engine:
         what they have so far; `weight_spans` says where. vLLM drops its adapters.
 
         Args:
-            folder: a checkpoint that `worker.weights.checkpoints.check_checkpoint` has passed. It must
-                stay: an engine that is started again loads it again.
+            folder: a checkpoint that has passed `worker.weights.checkpoints.check_checkpoint`. It
+                must stay: an engine that is started again loads it again.
             version: what requests name as the writer from now on.
 
         Raises:
@@ -226,10 +227,6 @@ class Engine:
         await llm.pause_generation(mode="keep", clear_cache=False)
         await replace_weights(llm, folder, version)
         await llm.resume_generation()
-
-    def checkpoint_names(self, names: Sequence[str]) -> list[str]:
-        """The names of a checkpoint's tensors as the engine has them, whoever wrote it."""
-        return self._family.MaskedModel.hf_to_vllm_mapper.apply_list(list(names))
 
     @staticmethod
     async def _answer(llm: AsyncLLM, call: Coroutine[Any, Any, T]) -> T:

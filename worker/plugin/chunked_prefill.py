@@ -1,7 +1,7 @@
 """Chunked prefill on a CPU: a fix of vLLM's model runner.
 
-A long prompt, and one whose image does not fit into a step any more, is computed over several
-steps. vLLM samples after each of them, throws away what is not the last one's, and sets the
+A long prompt, and one whose image does not fit into a step any more, is computed in chunks, over
+several steps. vLLM samples after each of them, throws away what is not the last one's, and sets the
 request's random generator back, so that the seed gives the same tokens however the prompt was cut.
 A generator on a CPU cannot be set back: "CPU Generator does not use offset", and the engine dies.
 
@@ -38,7 +38,8 @@ def patch_cpu_model_runner() -> None:
 
     def sample_tokens_patched(self: Any, *args: Any, **more: Any) -> Any:
         generators = self.input_batch.generators
-        unfinished = np.nonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])[0].tolist()
+        discarded = self.discard_request_mask.np[: self.input_batch.num_reqs]
+        unfinished = np.nonzero(discarded)[0].tolist()
         own = {row: generators[row] for row in unfinished if row in generators}
         generators.update(dict.fromkeys(own, discard))
         try:

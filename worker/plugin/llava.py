@@ -1,21 +1,18 @@
 """LLaVA-1.5: one square view of the picture."""
 
-import re
 from typing import Any
 
 from vllm.model_executor.models import llava
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from service.checkpoint_names import PUBLISHED_NAMES
 from service.schemas import ImageView
 from worker.plugin.masking import MaskingModel, MaskingProcessor
 
-TOWER_NAME = re.compile(r"^(model\.)?vision_tower\.(?!vision_model\.)")
-
-TOWER_NAMES = WeightsMapper(
-    orig_to_new_regex={TOWER_NAME: "vision_tower.vision_model."}  # pyright: ignore[reportArgumentType]
-)
-"""transformers 5 leaves out a level in the names of the CLIP tower that vLLM 0.32 expects."""
+ENGINE_NAMES = WeightsMapper(orig_to_new_regex=dict(PUBLISHED_NAMES))
+"""vLLM 0.32's names are the published ones. Its own rules do not know the CLIP tower's names of
+transformers 5."""
 
 
 class MaskingLlavaProcessor(MaskingProcessor, llava.LlavaMultiModalProcessor):
@@ -30,7 +27,7 @@ class MaskingLlavaProcessor(MaskingProcessor, llava.LlavaMultiModalProcessor):
 class MaskedModel(MaskingModel, llava.LlavaForConditionalGeneration):
     """LLaVA-1.5, with a mask."""
 
-    hf_to_vllm_mapper = llava.LlavaForConditionalGeneration.hf_to_vllm_mapper | TOWER_NAMES
+    hf_to_vllm_mapper = ENGINE_NAMES
 
 
 def image_views(info: Any, width: int, height: int) -> list[ImageView]:

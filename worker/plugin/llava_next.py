@@ -7,7 +7,7 @@ from vllm.model_executor.models import llava, llava_next
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from service.schemas import ImageView
-from worker.plugin.llava import TOWER_NAMES, base_image_view
+from worker.plugin.llava import ENGINE_NAMES, base_image_view
 from worker.plugin.masking import MaskingModel, MaskingProcessor
 
 
@@ -25,7 +25,7 @@ class MaskingLlavaNextProcessor(
 class MaskedModel(MaskingModel, llava_next.LlavaNextForConditionalGeneration):
     """LLaVA-NeXT, with a mask."""
 
-    hf_to_vllm_mapper = llava_next.LlavaNextForConditionalGeneration.hf_to_vllm_mapper | TOWER_NAMES
+    hf_to_vllm_mapper = ENGINE_NAMES
 
 
 def image_views(info: Any, width: int, height: int) -> list[ImageView]:

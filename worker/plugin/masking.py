@@ -54,13 +54,15 @@ PROCESSED_CACHE_BYTES = 512 * 2**20
 
 
 class MaskingProcessor:
-    """Mixin before a LLaVA multimodal processor: turns `KEPT_IMAGE_TOKENS` into a mask and a placeholder."""
+    """Mixin before a LLaVA multimodal processor: the kept tokens become a mask and a placeholder."""
 
     info: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._processed: LRUCache[str, BatchFeature] = LRUCache(PROCESSED_CACHE_BYTES, getsizeof=_size)
+        self._processed: LRUCache[str, BatchFeature] = LRUCache(
+            PROCESSED_CACHE_BYTES, getsizeof=_size
+        )
 
     def _apply_hf_processor_main(
         self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
@@ -101,7 +103,9 @@ class MaskingProcessor:
         if kept is None:
             return torch.ones(count, dtype=torch.bool)
         if not kept:
-            raise VLLMValidationError(f"{KEPT_IMAGE_TOKENS} is empty: send the prompt without the image instead")
+            raise VLLMValidationError(
+                f"{KEPT_IMAGE_TOKENS} is empty: send the prompt without the image instead"
+            )
         if not 0 <= min(kept) <= max(kept) < count:
             raise VLLMValidationError(
                 f"{KEPT_IMAGE_TOKENS} names tokens outside 0…{count - 1}: {min(kept)}…{max(kept)}"
@@ -175,6 +179,8 @@ class MaskingModel:
         return self.feature_cache.embed(
             [key if key != NO_HASH else None for key in known],
             list(masks),
-            lambda places: embed(**{name: select_items(value, places) for name, value in kwargs.items()}),
+            lambda places: embed(
+                **{name: select_items(value, places) for name, value in kwargs.items()}
+            ),
             self._device,
         )

@@ -24,7 +24,7 @@ from service.schemas import WeightsKind, WeightVersion
 from service.weight_store import BadWeights, fetch
 from worker.engine import Engine, EngineDied, LoadFailed
 from worker.weights.adapters import check_adapter
-from worker.weights.checkpoints import Shape, check_checkpoint, shapes_of
+from worker.weights.checkpoints import check_checkpoint
 
 log = structlog.get_logger()
 
@@ -50,7 +50,6 @@ class WeightVersions:
         self._freed = asyncio.Event()
         self._loading = asyncio.Lock()
         self._deaths: Counter[int] = Counter()
-        self._shapes: dict[str, Shape] = {}
 
     @contextmanager
     def use_current(self) -> Generator[LoRARequest | None]:
@@ -167,13 +166,11 @@ class WeightVersions:
         self._check(version.kind, folder)
 
     def _check(self, kind: WeightsKind, folder: Path) -> None:
-        engine = self._engine
+        shapes = self._engine.shapes
         if kind == "lora":
-            check_adapter(folder, engine.config.text_config, engine.max_lora_rank)
-            return
-        if not self._shapes:
-            self._shapes = shapes_of(engine.config, engine.checkpoint_names)
-        check_checkpoint(folder, self._shapes, engine.checkpoint_names)
+            check_adapter(folder, shapes, self._engine.max_lora_rank)
+        else:
+            check_checkpoint(folder, shapes)
 
     async def _load(self, version: WeightVersion, folder: Path) -> None:
         if not self._engine.alive:
@@ -189,7 +186,9 @@ class WeightVersions:
             self._deaths[version.version] += 1
             if self._deaths[version.version] < MAX_ENGINE_DEATHS:
                 raise
-            raise BadWeights(f"the engine died of it, {MAX_ENGINE_DEATHS} times: {error}") from error
+            raise BadWeights(
+                f"the engine died of it, {MAX_ENGINE_DEATHS} times: {error}"
+            ) from error
 
     async def _add(self, lora: LoRARequest) -> None:
         try:

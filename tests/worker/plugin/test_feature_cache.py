@@ -75,7 +75,9 @@ async def test_the_engine_runs_its_tower_once_for_all_masks_of_an_image(engine: 
     before = await images_computed(engine)
     for image in (random_image(80, 150, 31), random_image(56, 56, 32)):
         for masks in ([[0], [1, 2]], [[3], list(range(9))]):
-            await asyncio.gather(*(generate(engine, "What?", image, ImageCorruption(kept)) for kept in masks))
+            await asyncio.gather(
+                *(generate(engine, "What?", image, ImageCorruption(kept)) for kept in masks)
+            )
         await generate(engine, "What?", image, None)
     assert await images_computed(engine) == before + 2
 
@@ -84,7 +86,9 @@ async def test_noise_is_another_image_every_time(engine: Engine) -> None:
     image = random_image(80, 150, 33)
     before = await images_computed(engine)
     for seed in (1, 2, 1):
-        corruption = ImageCorruption(list(range(engine.image_tokens(image))), noise_steps=300, noise_seed=seed)
+        corruption = ImageCorruption(
+            list(range(engine.image_tokens(image))), noise_steps=300, noise_seed=seed
+        )
         await generate(engine, "What?", image, corruption)
     # The third is the first again, which vLLM itself remembers.
     assert await images_computed(engine) == before + 2

@@ -36,7 +36,10 @@ async def test_a_masked_request_equals_attention_masking(engine: Engine, oracle:
     pictures = [random_image(80, 150, 1), random_image(56, 56, 2), random_image(200, 40, 3)]
     cases = [(p, kept) for p in pictures for kept in masks(engine.image_tokens(p))]
     answers = await asyncio.gather(
-        *(generate(engine, text, p, None if kept is None else ImageCorruption(kept)) for p, kept in cases)
+        *(
+            generate(engine, text, p, None if kept is None else ImageCorruption(kept))
+            for p, kept in cases
+        )
     )
     prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
     rendered = engine.tokenizer.decode(prompt.token_ids)
@@ -63,7 +66,9 @@ async def test_noise_equals_noise_on_the_processed_pixels(engine: Engine, oracle
         ImageCorruption(everything[::2], noise_steps=500, noise_seed=1),
     ]
     text = "Describe the image."
-    answers = await asyncio.gather(*(generate(engine, text, image, corruption) for corruption in views))
+    answers = await asyncio.gather(
+        *(generate(engine, text, image, corruption) for corruption in views)
+    )
     prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
     rendered = engine.tokenizer.decode(prompt.token_ids)
     for corruption, (answer, _) in zip(views, answers, strict=True):

@@ -6,7 +6,7 @@ The oracle is transformers + peft on the published files: greedy, float32.
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +24,6 @@ from worker.prompts import Prompt
 from worker.weights.versions import WeightVersions
 
 TEXT = "Describe the image."
-
-
-@pytest.fixture
-async def versions(engine: Engine) -> AsyncIterator[WeightVersions]:
-    versions = WeightVersions(engine)
-    yield versions
-    for version in range(1, 60):
-        await engine.remove_lora(version)
-    versions.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> WeightStore:
-    return WeightStore(str(tmp_path / "store"))
 
 
 def publish(
