@@ -54,7 +54,7 @@ PROCESSED_CACHE_BYTES = 512 * 2**20
 
 
 class MaskingProcessor:
-    """Mixin before a LLaVA multimodal processor: the kept tokens become a mask and a placeholder."""
+    """Mixin before a LLaVA multimodal processor: turns the kept tokens into a mask."""
 
     info: Any
 

@@ -1,4 +1,4 @@
-"""Full weights as the tests publish them, write with them, and what transformers writes with them."""
+"""Full weights as tests publish them; what the engine and transformers write with them."""
 
 from collections.abc import Callable
 from pathlib import Path
