@@ -16,7 +16,7 @@ from tests.worker.adapters import make_adapter
 from worker.model_shapes import ModelShapes, model_shapes
 from worker.weights.adapters import WEIGHTS, check_adapter
 
-ADAPTER_MODULES = "down_proj gate_proj k_proj o_proj q_proj up_proj v_proj".split()
+ADAPTER_MODULES = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
 def engine_names(names: Sequence[str]) -> list[str]:
@@ -35,7 +35,8 @@ def shapes(checkpoint: Path) -> ModelShapes:
 
 def test_tensors_are_those_of_the_checkpoint(checkpoint: Path, shapes: ModelShapes) -> None:
     with safe_open(checkpoint / "model.safetensors", "pt") as saved:
-        found = {published_name(n): tuple(saved.get_slice(n).get_shape()) for n in saved.keys()}
+        names = saved.keys()
+        found = {published_name(n): tuple(saved.get_slice(n).get_shape()) for n in names}
     assert shapes.tensors == found
 
 
