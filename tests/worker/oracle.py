@@ -39,29 +39,29 @@ class Oracle:
         self.model: Any = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
         self.processor = AutoProcessor.from_pretrained(checkpoint)
 
-    def inputs(self, text: str, picture: DecodedImage, corruption: ImageCorruption) -> Any:
-        inputs = self.processor(images=picture.image, text=text, return_tensors="pt")
+    def inputs(self, text: str, image: DecodedImage, corruption: ImageCorruption) -> Any:
+        inputs = self.processor(images=image.image, text=text, return_tensors="pt")
         places = (inputs["input_ids"][0] == self.model.config.image_token_index).nonzero()[:, 0]
         hidden = sorted(set(range(len(places))) - set(corruption.kept))
         inputs["attention_mask"][0, places[hidden]] = 0
         if corruption.noise_steps:
-            image, noise = noise_scales(corruption.noise_steps)
+            signal, noise = noise_scales(corruption.noise_steps)
             pixels = inputs["pixel_values"]
             generator = torch.Generator().manual_seed(corruption.noise_seed)
             epsilon = torch.randn(pixels[0].shape, generator=generator)
-            inputs["pixel_values"] = (image * pixels[0] + noise * epsilon)[None]
+            inputs["pixel_values"] = (signal * pixels[0] + noise * epsilon)[None]
         return inputs
 
     def generate(
         self,
         text: str,
-        picture: DecodedImage,
+        image: DecodedImage,
         corruption: ImageCorruption,
         after: Sequence[int] = (),
         new_tokens: int = NEW_TOKENS,
     ) -> Written:
         """What it writes, greedily, once it has written `after`."""
-        inputs = self.inputs(text, picture, corruption)
+        inputs = self.inputs(text, image, corruption)
         if after:
             ids = torch.tensor([list(after)])
             inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)

@@ -38,7 +38,7 @@ class Policy(Protocol):
 
     @property
     def image_views(self) -> list[ImageView]:
-        """How those vectors cover the picture."""
+        """How those vectors cover the image."""
         ...
 
     def token_ends(self, answer: str) -> Collection[int]:

@@ -1,4 +1,4 @@
-"""LLaVA-1.5: one square view of the picture."""
+"""LLaVA-1.5: one square view of the image."""
 
 from typing import Any
 
@@ -10,7 +10,9 @@ from service.checkpoint_names import PUBLISHED_NAMES
 from service.schemas import ImageView
 from worker.plugin.masking import MaskingModel, MaskingProcessor
 
-ENGINE_NAMES = WeightsMapper(orig_to_new_regex=dict(PUBLISHED_NAMES))
+ENGINE_NAMES = WeightsMapper(
+    orig_to_new_regex=dict(PUBLISHED_NAMES)  # pyright: ignore[reportArgumentType]
+)
 """vLLM 0.32's names are the published ones. Its own rules do not know the CLIP tower's names of
 transformers 5."""
 
@@ -31,7 +33,7 @@ class MaskedModel(MaskingModel, llava.LlavaForConditionalGeneration):
 
 
 def image_views(info: Any, width: int, height: int) -> list[ImageView]:
-    """How the tokens of a picture of this size (pixels) cover it.
+    """How the tokens of a image of this size (pixels) cover it.
 
     `info` is vLLM's processing info of the model.
     """

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (1.6): the whole picture once, then tiles at higher resolution."""
+"""LLaVA-NeXT (1.6): the whole image once, then tiles at higher resolution."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class MaskedModel(MaskingModel, llava_next.LlavaNextForConditionalGeneration):
 
 def image_views(info: Any, width: int, height: int) -> list[ImageView]:
     """As in `worker.plugin.llava`. The tiles' padding is cut off before the newlines are added,
-    so their grid, too, covers just the picture."""
+    so their grid, too, covers just the image."""
     base = base_image_view(info)
     encoder = info.get_vision_encoder_info()
     tiles_high, tiles_wide = get_anyres_image_grid_shape(

@@ -49,7 +49,7 @@ async def test_prompts_of_several_requests_are_rated_at_once(engine: Engine) -> 
         np.testing.assert_allclose(rated, await rate(prompt), atol=TOLERANCE, rtol=0)
 
 
-async def test_a_watcher_sees_every_token_and_ends_at_any(engine: Engine) -> None:
+async def test_a_stop_check_sees_every_token_and_ends_at_any(engine: Engine) -> None:
     prompt = list(range(10, 40))
 
     def params(**more: Any) -> SamplingParams:
@@ -96,19 +96,19 @@ async def test_of_several_tokens_at_once_those_after_the_end_are_dropped(engine:
         request_id="r", sampling_params=SamplingParams(), prompt_token_ids=[]
     )
     within = FastIncrementalDetokenizer(engine.tokenizer, request)
-    watched = StopCheckDetokenizer(within, lambda text: "." in text)
-    assert watched.update(tokens, stop_terminated=False)
-    assert watched.get_next_output_text(finished=True, delta=False) == "One."
-    assert watched.output_token_ids == tokens[: watched.num_output_tokens()]
-    assert 0 < watched.num_output_tokens() < len(tokens)
+    checked = StopCheckDetokenizer(within, lambda text: "." in text)
+    assert checked.update(tokens, stop_terminated=False)
+    assert checked.get_next_output_text(finished=True, delta=False) == "One."
+    assert checked.output_token_ids == tokens[: checked.num_output_tokens()]
+    assert 0 < checked.num_output_tokens() < len(tokens)
 
 
-@pytest.mark.parametrize("ahead", [1, 10_000])
-async def test_of_sentences_under_one_large_view_the_first_goes_ahead(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, ahead: int
+@pytest.mark.parametrize("min_tokens", [1, 10_000])
+async def test_of_sentences_under_one_large_view_the_first_starts_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, min_tokens: int
 ) -> None:
     """The others find its image computed."""
-    monkeypatch.setattr(engine_policy, "PREFIX_CACHE_MIN_TOKENS", ahead)
+    monkeypatch.setattr(engine_policy, "PREFIX_CACHE_MIN_TOKENS", min_tokens)
     seen: list[str] = []
     generate = engine.generate
 
@@ -135,6 +135,6 @@ async def test_of_sentences_under_one_large_view_the_first_goes_ahead(
         )
     )
     assert len(written) == 3
-    assert seen[: 4 if ahead == 1 else 3] == (
-        ["start", "token", "start", "start"] if ahead == 1 else ["start"] * 3
+    assert seen[: 4 if min_tokens == 1 else 3] == (
+        ["start", "token", "start", "start"] if min_tokens == 1 else ["start"] * 3
     )
