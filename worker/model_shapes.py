@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText
+
 Shape = tuple[int, ...]
-Names = Callable[[Sequence[str]], list[str]]
+EngineNames = Callable[[Sequence[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +22,9 @@ class ModelShapes:
     tensors: Mapping[str, Shape]
     """All parameters and buffers that a checkpoint holds."""
     linear_layers: Mapping[str, tuple[int, int]]
-    """Outputs and inputs of the language model's linear layers, which LoRA adapters may be of. The
-    output layer (`lm_head`) is none of them."""
-    engine_names: Names
+    """(outputs, inputs) of each linear layer of the language model, which LoRA adapters may be of.
+    The output layer (`lm_head`) is none of them."""
+    engine_names: EngineNames
     """Turns names of a checkpoint, whoever wrote it, into the engine's."""
 
     @property
@@ -29,12 +33,14 @@ class ModelShapes:
         return sorted({name.rpartition(".")[2] for name in self.linear_layers})
 
 
-def model_shapes(config: Any, engine_names: Names) -> ModelShapes:
-    """Shapes of the model that transformers makes of this config."""
-    import torch
-    from torch import nn
-    from transformers import AutoModelForImageTextToText
+def model_shapes(config: Any, engine_names: EngineNames) -> ModelShapes:
+    """Shapes of the model that transformers makes of this config.
 
+    Args:
+        config: transformers' config of a vision-language model.
+        engine_names: turns a checkpoint's names into the engine's, such as vLLM's
+            `WeightsMapper.apply_list`.
+    """
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())

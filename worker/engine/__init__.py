@@ -1,4 +1,4 @@
-"""The engine: vLLM, and all of vLLM's that this worker leans on beside the plugin."""
+"""The engine: vLLM behind a small interface."""
 
 from worker.engine.decoded_image import DecodedImage
 from worker.engine.engine import Engine
