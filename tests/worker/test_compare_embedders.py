@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from worker.compare_embedders import equivalent_threshold, compare_embedders
+from worker.compare_embedders import compare_embedders, equivalent_threshold
 
 
 def test_the_other_threshold_lets_as_many_pass() -> None:
