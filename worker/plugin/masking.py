@@ -41,7 +41,7 @@ IMAGE_NOISE = "image_noise"
 IMAGE_TOKEN_MASK = "image_token_mask"
 """Field of a processed image: bool of shape (k,), true where the token stays."""
 
-IMAGE_HASH = "image_key"
+IMAGE_HASH = "image_hash"
 """Field of a processed image: uint8 of shape (32,), the hash of `IMAGE_REF`; all zero: none."""
 
 NO_HASH = bytes(32)
