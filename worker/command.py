@@ -51,7 +51,7 @@ def work(
             "prefstream[worker-cpu] on a CPU."
         )
     from worker.main import run_worker
-    from worker.plugin import UnsupportedModel
+    from worker.plugin.families import UnsupportedModel
 
     try:
         asyncio.run(run_worker(settings, service_settings, (signal.SIGINT, signal.SIGTERM)))

@@ -54,14 +54,14 @@ def compare_embedders(
     for threshold in THRESHOLDS:
         cells = [f"{np.mean(scores[first] < threshold):.1%}"]
         for name in others:
-            own, agreement = carried_over(scores[first], scores[name], threshold)
+            own, agreement = equivalent_threshold(scores[first], scores[name], threshold)
             cells.append(f"{own:.3f} / {agreement:.1%}")
         table.add_row(f"{threshold:.2f}", *cells)
     console.print(table)
     console.print(f"{len(texts)} responses of {responses}.")
 
 
-def carried_over(
+def equivalent_threshold(
     first: "NDArray[np.float64]", other: "NDArray[np.float64]", threshold: float
 ) -> tuple[float, float]:
     """ε_s of the other embedder that calls as many responses different, and how often they agree.

@@ -11,13 +11,14 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 
 from service.schemas import ImageView, JobRequest, WeightSpan
-from worker.bdhs.policy import Completion, SentenceEnd, View
-from worker.engine import Engine, Picture, written_by
-from worker.engine.early_stop import Watcher, unwatched
+from worker.bdhs.corruption import ImageCorruption
+from worker.bdhs.policy import Completion, SentenceEnd
+from worker.engine import DecodedImage, Engine, weight_spans
+from worker.engine.early_stop import StopCheck, never_stop
 from worker.prompts import Prompt
 
-AHEAD = 256
-"""Image tokens from which on the first sentence under a view goes ahead of the others.
+PREFIX_CACHE_MIN_TOKENS = 256
+"""Image tokens from which on the first sentence of an iteration starts before the others.
 
 vLLM computes what prompts have in common once, if it has it when the next one starts; started
 together with others, a long prompt is begun before that and computed again, image and all
@@ -25,7 +26,7 @@ together with others, a long prompt is begun before that and computed again, ima
 """
 
 
-def sampling(request: JobRequest, *, seed: int, **more: Any) -> SamplingParams:
+def sampling_params(request: JobRequest, *, seed: int, **more: Any) -> SamplingParams:
     """What both kinds of job ask of the sampler, in vLLM's words."""
     return SamplingParams(
         temperature=request.temperature,
@@ -48,19 +49,19 @@ class EnginePolicy:
         self,
         engine: Engine,
         request: JobRequest,
-        picture: Picture,
+        image: DecodedImage,
         *,
         lora: LoRARequest | None = None,
     ):
         self._engine = engine
         self._lora = lora
         self._request = request
-        self._picture = picture
-        self._ahead: tuple[View, asyncio.Event] | None = None
-        """The view of the first sentence to go ahead, and whether vLLM has computed its prompt."""
+        self._image = image
+        self._first_prefill: tuple[ImageCorruption, asyncio.Event] | None = None
+        """The iteration's corruption, and whether vLLM has computed the first prompt under it."""
         self._prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
-        self.image_tokens = engine.image_tokens(picture)
-        self.image_views: list[ImageView] = engine.image_views(picture)
+        self.image_tokens = engine.image_tokens(image)
+        self.image_views: list[ImageView] = engine.image_views(image)
 
     def token_ends(self, answer: str) -> set[int]:
         return self._prompt.token_ends(answer)
@@ -70,18 +71,21 @@ class EnginePolicy:
         answer: str,
         cut: int,
         *,
-        view: View,
+        corruption: ImageCorruption,
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
-        async with self._in_turn(view) as computed:
+        async with self._prefix_cached(corruption) as computed:
 
-            def watcher(text: str) -> bool:
+            def stop_check(text: str) -> bool:
                 computed.set()
                 return sentence_end is not None and sentence_end(text) is not None
 
             output = await self._generate(
-                self._prompt.upto(answer, cut), view, sampling(self._request, seed=seed), watcher
+                self._prompt.token_ids_up_to(answer, cut),
+                corruption,
+                sampling_params(self._request, seed=seed),
+                stop_check,
             )
         written = output.outputs[0]
         end = sentence_end(written.text) if sentence_end else None
@@ -91,21 +95,21 @@ class EnginePolicy:
             prompt_token_ids=list(output.prompt_token_ids or ()),
             token_ids=list(written.token_ids),
             thrown_away=0 if end is None else 1,  # it was ended at the first that showed it
-            weight_versions=written_by(written, self._lora),
+            weight_versions=weight_spans(written, self._lora),
         )
 
-    async def predict(self, answer: str, *, view: View) -> Completion:
+    async def predict(self, answer: str, *, corruption: ImageCorruption) -> Completion:
         """One prefill: vLLM states the likeliest token at every place of the prompt."""
-        token_ids, before = self._prompt.whole(answer)
+        token_ids, before = self._prompt.token_ids_with(answer)
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
-        output = await self._generate(token_ids, view, params)
+        output = await self._generate(token_ids, corruption, params)
         prompt_token_ids = list(output.prompt_token_ids or ())
         # The image's tokens, in place of its one placeholder, stand before the answer.
         before += len(prompt_token_ids) - len(token_ids)
         places = (output.prompt_logprobs or [])[before:]
         ids = [_likeliest(place) for place in places if place is not None]
         # One prefill: the version that wrote the token after it predicted all before.
-        version = written_by(output.outputs[0], self._lora)[0].version
+        version = weight_spans(output.outputs[0], self._lora)[0].version
         return Completion(
             text=self._engine.tokenizer.decode(ids, skip_special_tokens=True),
             finish_reason="length",
@@ -115,30 +119,30 @@ class EnginePolicy:
         )
 
     @asynccontextmanager
-    async def _in_turn(self, view: View) -> AsyncGenerator[asyncio.Event]:
+    async def _prefix_cached(self, corruption: ImageCorruption) -> AsyncGenerator[asyncio.Event]:
         """Entered when the request may start; the event is set once its prompt is computed."""
-        ahead = self._ahead
-        if ahead is None or ahead[0] is not view:
-            ahead = self._ahead = view, asyncio.Event()
-        elif len(view.kept) >= AHEAD:
-            await ahead[1].wait()
+        prefill = self._first_prefill
+        if prefill is None or prefill[0] is not corruption:
+            prefill = self._first_prefill = corruption, asyncio.Event()
+        elif len(corruption.kept) >= PREFIX_CACHE_MIN_TOKENS:
+            await prefill[1].wait()
         try:
-            yield ahead[1]
+            yield prefill[1]
         finally:  # nobody waits for one that failed
-            ahead[1].set()
+            prefill[1].set()
 
     async def _generate(
         self,
         token_ids: list[int],
-        view: View,
+        corruption: ImageCorruption,
         params: SamplingParams,
-        watcher: Watcher = unwatched,
+        stop_check: StopCheck = never_stop,
     ) -> RequestOutput:
-        pictures = [self._picture]
-        if not view.kept:  # nothing to see: the prompt without the image
-            token_ids, pictures = self._prompt.without_images(token_ids), []
+        images = [self._image]
+        if not corruption.kept:  # nothing to see: the prompt without the image
+            token_ids, images = self._prompt.without_images(token_ids), []
         return await self._engine.generate(
-            token_ids, params, pictures, view=view, lora=self._lora, watcher=watcher
+            token_ids, params, images, corruption=corruption, lora=self._lora, stop_check=stop_check
         )
 
 

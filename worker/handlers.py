@@ -30,14 +30,14 @@ from service.schemas import (
     TokenLogprob,
     assistant_turn,
 )
-from worker.annotators import Annotators
-from worker.annotators.ranking import rank
-from worker.bdhs.loop import make_rejected
+from worker.annotators.ranking import rank_responses
+from worker.annotators.registry import AnnotatorRegistry
+from worker.bdhs.algorithm import generate_rejected
 from worker.embedder import Embedder
-from worker.engine import Engine, Picture, PromptTooLong, RequestRefused, written_by
-from worker.engine_policy import EnginePolicy, sampling
+from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
+from worker.engine_policy import EnginePolicy, sampling_params
 from worker.prompts import BadConversation, Prompt
-from worker.weights.versions import VersionGone, Versions
+from worker.weights.versions import VersionGone, WeightVersions
 
 
 class JobFailed(Exception):
@@ -55,9 +55,9 @@ class Handlers:
         self,
         broker: Broker,
         engine: Engine,
-        versions: Versions,
+        versions: WeightVersions,
         embedder: Embedder,
-        annotators: Annotators,
+        annotators: AnnotatorRegistry,
     ):
         self._broker = broker
         self._engine = engine
@@ -73,25 +73,25 @@ class Handlers:
             EngineDied, AnnotatorUnavailable: it may be run again.
         """
         try:
-            pictures = await asyncio.gather(*map(self._picture, claim.request.images))
+            images = await asyncio.gather(*map(self._image, claim.request.images))
             async with self._weights(claim.request.weight_version) as lora:
                 if isinstance(claim.request, BdhsRequest):
-                    return await self._bdhs(claim, claim.request, pictures[0], lora)
-                return await self._sample(claim, claim.request, pictures, lora)
+                    return await self._bdhs(claim, claim.request, images[0], lora)
+                return await self._sample(claim, claim.request, images, lora)
         except ImageGone as error:
-            raise _failed("image_gone", error) from error
+            raise _job_failed("image_gone", error) from error
         except PromptTooLong as error:
-            raise _failed(
+            raise _job_failed(
                 "prompt_too_long", error, tokens=error.tokens, limit=error.limit
             ) from error
         except VersionGone as error:
-            raise _failed("version_gone", error) from error
+            raise _job_failed("version_gone", error) from error
         except BadConversation as error:
-            raise _failed("bad_conversation", error) from error
+            raise _job_failed("bad_conversation", error) from error
         except RequestRefused as error:
-            raise _failed("refused_by_engine", error) from error
+            raise _job_failed("refused_by_engine", error) from error
         except CannotJudge as error:
-            raise _failed("annotator_failed", error) from error
+            raise _job_failed("annotator_failed", error) from error
 
     @asynccontextmanager
     async def _weights(self, named: int | None) -> AsyncGenerator[LoRARequest | None]:
@@ -100,55 +100,55 @@ class Handlers:
             version=self._versions.current if named is None else named
         )
         if named is None:
-            with self._versions.use() as lora:
+            with self._versions.use_current() as lora:
                 yield lora
             return
         announced = await self._broker.weights.get(named)
-        async with self._versions.use_again(named, announced) as lora:
+        async with self._versions.use_version(named, announced) as lora:
             yield lora
 
-    async def _picture(self, ref: str) -> Picture:
+    async def _image(self, ref: str) -> DecodedImage:
         data = await self._broker.images.get(ref)
-        return await asyncio.to_thread(Picture.decode, ref, data)
+        return await asyncio.to_thread(DecodedImage.decode, ref, data)
 
     async def _sample(
         self,
         claim: Claim,
         request: SampleRequest,
-        pictures: list[Picture],
+        images: list[DecodedImage],
         lora: LoRARequest | None,
     ) -> SampleResult:
-        seed = _seed(request.seed)
-        params = sampling(
+        seed = _given_or_random_seed(request.seed)
+        params = sampling_params(
             request,
             seed=seed,
             n=request.n,
             stop=request.stop,
             logprobs=request.logprobs,
         )
-        written = await self._answers(request.conversation, params, pictures, lora)
+        written = await self._generate(request.conversation, params, images, lora)
         result = SampleResult(responses=[_response(w, lora) for w in written], seed=seed)
         if request.annotator is not None:
-            result.annotation = await self._annotate(request, result, pictures, lora)
+            result.annotation = await self._annotate(request, result, images, lora)
             result.pairs = _ranked_pairs(claim, request, result)
         return result
 
-    async def _answers(
+    async def _generate(
         self,
         conversation: Sequence[Message],
         params: SamplingParams,
-        pictures: list[Picture],
+        images: list[DecodedImage],
         lora: LoRARequest | None,
     ) -> list[CompletionOutput]:
         prompt = Prompt(self._engine.tokenizer, conversation, self._engine.image_token_id)
-        output = await self._engine.generate(prompt.token_ids, params, pictures, lora=lora)
+        output = await self._engine.generate(prompt.token_ids, params, images, lora=lora)
         return output.outputs
 
     async def _annotate(
         self,
         request: SampleRequest,
         result: SampleResult,
-        pictures: list[Picture],
+        images: list[DecodedImage],
         lora: LoRARequest | None,
     ) -> Annotation:
         assert request.annotator is not None
@@ -157,7 +157,7 @@ class Handlers:
 
         async def ask(conversation: Sequence[Message], *, max_tokens: int) -> str:
             params = SamplingParams(temperature=0, max_tokens=max_tokens)
-            [written] = await self._answers(conversation, params, pictures, lora)
+            [written] = await self._generate(conversation, params, images, lora)
             return written.text
 
         case = Case(
@@ -168,7 +168,7 @@ class Handlers:
             metadata=request.metadata,
             ask=ask,
         )
-        return await rank(
+        return await rank_responses(
             annotator,
             case,
             [response.text for response in result.responses],
@@ -179,19 +179,19 @@ class Handlers:
         )
 
     async def _bdhs(
-        self, claim: Claim, request: BdhsRequest, picture: Picture, lora: LoRARequest | None
+        self, claim: Claim, request: BdhsRequest, image: DecodedImage, lora: LoRARequest | None
     ) -> BdhsResult:
-        seed = _seed(request.seed)
-        policy = EnginePolicy(self._engine, request, picture, lora=lora)
-        rejected = await make_rejected(request, seed, policy, self._embedder.similarity)
+        seed = _given_or_random_seed(request.seed)
+        policy = EnginePolicy(self._engine, request, image, lora=lora)
+        rejected = await generate_rejected(request, seed, policy, self._embedder.similarity)
         pair = Pair(
             prompt=request.conversation,
-            images=[picture.ref],
+            images=[image.ref],
             chosen=[assistant_turn(request.reference)],
             rejected=[assistant_turn(rejected.text)],
             pair_id=claim.job_id,
             run=request.run,
-            method=_method(request),
+            method=_pair_method(request),
             chosen_version=None,
             rejected_version=rejected.oldest_version,
             rejected_spans=rejected.spans,
@@ -202,7 +202,7 @@ class Handlers:
             created_at=datetime.now(UTC),
             metadata=request.metadata,
         )
-        return BdhsResult(pairs=[pair], trace=_told(rejected.trace, request.trace))
+        return BdhsResult(pairs=[pair], trace=_trim_trace(rejected.trace, request.trace))
 
 
 def _ranked_pairs(claim: Claim, request: SampleRequest, result: SampleResult) -> list[Pair]:
@@ -232,22 +232,22 @@ def _ranked_pairs(claim: Claim, request: SampleRequest, result: SampleResult) ->
     return [pair]
 
 
-def _failed(code: str, error: Exception, **details: int) -> JobFailed:
+def _job_failed(code: str, error: Exception, **details: int) -> JobFailed:
     return JobFailed(JobError(code=code, message=str(error), details=dict(details)))
 
 
-def _method(request: BdhsRequest) -> Literal["bdhs-attention", "bdhs-noise", "povid-token"]:
+def _pair_method(request: BdhsRequest) -> Literal["bdhs-attention", "bdhs-noise", "povid-token"]:
     """The pair's method; with both corruptions, the one that hides tokens names it."""
     if request.guidance == "token":
         return "povid-token"
     return "bdhs-attention" if request.hides_tokens else "bdhs-noise"
 
 
-def _seed(asked: int | None) -> int:
+def _given_or_random_seed(asked: int | None) -> int:
     return secrets.randbits(62) if asked is None else asked
 
 
-def _told(trace: BdhsTrace, how_much: str) -> BdhsTrace | None:
+def _trim_trace(trace: BdhsTrace, how_much: str) -> BdhsTrace | None:
     """As much of the trace as the request asked for."""
     if how_much == "none":
         return None
@@ -279,5 +279,5 @@ def _response(written: CompletionOutput, lora: LoRARequest | None) -> Response:
         finish_reason=str(written.finish_reason),
         token_ids=ids,
         logprobs=logprobs,
-        weight_versions=written_by(written, lora),
+        weight_versions=weight_spans(written, lora),
     )

@@ -24,13 +24,13 @@ from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
 from service.weight_store import BadWeights
 from worker import metrics
-from worker.annotators import Annotators
+from worker.annotators.registry import AnnotatorRegistry
 from worker.embedder import Embedder
 from worker.engine import Engine, EngineDied
 from worker.handlers import Handlers, JobFailed
-from worker.monitoring import monitor
+from worker.monitoring import serve_monitoring
 from worker.settings import WorkerSettings
-from worker.weights.versions import Versions
+from worker.weights.versions import WeightVersions
 
 log = structlog.get_logger()
 
@@ -38,13 +38,13 @@ T = TypeVar("T")
 
 ENGINE_DIED = "engine_died"
 
-LISTEN_S = 5.0
+WEIGHTS_POLL_S = 5.0
 """Seconds that one question for a newer version waits for the answer."""
 
-PATIENCE_S = 2.0
+PING_TIMEOUT_S = 2.0
 """Longest that whoever asks for the worker's health waits for Redis."""
 
-AWAY_S = 1.0
+REDIS_RETRY_S = 1.0
 """Seconds between attempts to reach a Redis that is away."""
 
 
@@ -61,19 +61,19 @@ class Worker:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._broker = broker
         self._engine = engine
-        self.versions = Versions(engine)
+        self.versions = WeightVersions(engine)
         """The weights that its jobs are done on."""
-        self._annotators = Annotators(settings)
+        self._annotators = AnnotatorRegistry(settings)
         self._handlers = Handlers(broker, engine, self.versions, embedder, self._annotators)
         self._settings = settings
-        self._judged = 0
+        self._newest_judged = 0
         """Newest version that was adopted or refused."""
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._changed = asyncio.Event()
         self._revoked = asyncio.Event()
         """Some worker has lost a job; perhaps this one."""
         self._renewed_at = 0.0
-        self._suspects = asyncio.Lock()
+        self._retry_after_death = asyncio.Lock()
         self._ready = False
         """The newest weights, if any, are those it begins with."""
         self._stopping = asyncio.Event()
@@ -87,7 +87,7 @@ class Worker:
         """Jobs it works on now."""
         return len(self._running)
 
-    async def unready(self) -> str | None:
+    async def not_ready_reason(self) -> str | None:
         """Why it can take no job now; None: it can."""
         if self._stopping.is_set():
             return "it was told to stop"
@@ -96,7 +96,7 @@ class Worker:
         if not self._ready:
             return "the newest weights are not loaded yet"
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(PING_TIMEOUT_S):
                 await self._broker.ping()
         except (*UNAVAILABLE, TimeoutError):
             return "Redis cannot be reached"
@@ -115,8 +115,8 @@ class Worker:
             for loop in (
                 self._claim_jobs(),
                 self._renew_leases(),
-                self._beat(),
-                self._watch_engine(),
+                self._send_heartbeats(),
+                self._restart_dead_engine(),
                 self._adopt_versions(),
             )
         ]
@@ -181,12 +181,12 @@ class Worker:
                         log.info("job is no longer ours", job=job_id)
                         self._abandon(job_id)
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
             await asyncio.sleep(self._broker.connection.settings.worker_ttl_s / 3)
 
-    async def _watch_engine(self) -> None:
+    async def _restart_dead_engine(self) -> None:
         """Brings a dead engine back."""
         while True:
             await asyncio.sleep(0.5)
@@ -201,15 +201,15 @@ class Worker:
         """Takes each newest version; those that came and went meanwhile are skipped."""
         while True:
             newest = await self._reach(
-                lambda: self._broker.weights.wait_newer(self._judged, LISTEN_S)
+                lambda: self._broker.weights.wait_newer(self._newest_judged, WEIGHTS_POLL_S)
             )
             if newest is None:
                 continue
             heard_at = time.monotonic()
             if not self._engine.alive:
-                await asyncio.sleep(AWAY_S)
+                await asyncio.sleep(REDIS_RETRY_S)
                 continue
-            await self.versions.has_room()
+            await self.versions.wait_for_room()
             await self._adopt(await self._reach(self._broker.weights.newest) or newest, heard_at)
 
     async def _adopt(self, version: WeightVersion, heard_at: float) -> None:
@@ -227,7 +227,7 @@ class Worker:
         else:
             metrics.ADOPT_SECONDS.observe(time.monotonic() - heard_at)
             metrics.WEIGHT_VERSION.set(version.version)
-        self._judged = version.version
+        self._newest_judged = version.version
         await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
 
     def _info(self) -> WorkerInfo:
@@ -259,7 +259,7 @@ class Worker:
             if any(error.code == ENGINE_DIED for error in claim.history):
                 # It was there when an engine died. Suspects go one at a time, so that the second
                 # death convicts the right one.
-                async with self._suspects:
+                async with self._retry_after_death:
                     await self._run_and_settle(claim)
             else:
                 await self._run_and_settle(claim)
@@ -309,7 +309,7 @@ class Worker:
                 return await call()
             except UNAVAILABLE as error:
                 log.warning("redis is away; trying again", reason=str(error))
-                await asyncio.sleep(AWAY_S)
+                await asyncio.sleep(REDIS_RETRY_S)
 
     # --- the end ---
 
@@ -333,12 +333,12 @@ async def run_worker(
     loop = asyncio.get_running_loop()
     worker: Worker | None = None
 
-    async def unready() -> str | None:
-        return "the engine starts" if worker is None else await worker.unready()
+    async def not_ready_reason() -> str | None:
+        return "the engine starts" if worker is None else await worker.not_ready_reason()
 
     async with (
         Broker.connect(service_settings) as broker,
-        monitor(settings.metrics_host, settings.metrics_port, unready),
+        serve_monitoring(settings.metrics_host, settings.metrics_port, not_ready_reason),
     ):
         engine = Engine(settings)
         starting = asyncio.create_task(_start(engine, settings))

@@ -16,20 +16,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-Unready = Callable[[], Awaitable[str | None]]
+NotReadyReason = Callable[[], Awaitable[str | None]]
 """Why no work can be done now; None: it can."""
 
 
 @asynccontextmanager
-async def monitor(host: str, port: int | None, unready: Unready) -> AsyncGenerator[None]:
+async def serve_monitoring(
+    host: str, port: int | None, not_ready_reason: NotReadyReason
+) -> AsyncGenerator[None]:
     """Served while the block runs. No port: not at all."""
     if port is None:
         yield
         return
     config = uvicorn.Config(
-        _app(unready), host=host, port=port, lifespan="off", access_log=False, log_config=None
+        _app(not_ready_reason),
+        host=host,
+        port=port,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
     )
-    server = _Guest(config)
+    server = _ServerWithoutSignalHandlers(config)
     serving = asyncio.create_task(server.serve(), name="monitor")
     try:
         yield
@@ -38,7 +45,7 @@ async def monitor(host: str, port: int | None, unready: Unready) -> AsyncGenerat
         await serving
 
 
-class _Guest(uvicorn.Server):
+class _ServerWithoutSignalHandlers(uvicorn.Server):
     """Leaves the signals to the worker."""
 
     @contextmanager
@@ -46,12 +53,12 @@ class _Guest(uvicorn.Server):
         yield
 
 
-def _app(unready: Unready) -> Starlette:
+def _app(not_ready_reason: NotReadyReason) -> Starlette:
     async def live(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
-        reason = await unready()
+        reason = await not_ready_reason()
         if reason is not None:
             return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
         return JSONResponse({"status": "ok"})

@@ -76,7 +76,7 @@ class Prompt:
         start, _, ends = self._answer(answer)
         return {end - start for end in ends if 0 < end - start <= len(answer)}
 
-    def upto(self, answer: str, cut: int) -> list[int]:
+    def token_ids_up_to(self, answer: str, cut: int) -> list[int]:
         """Ids of the conversation and the first `cut` characters of the answer to it."""
         if cut == 0:
             return self.token_ids
@@ -87,12 +87,12 @@ class Prompt:
         text = self._render([*self._conversation, assistant_turn(answer)], open_turn=False)
         return self._tokenize(text[: start + cut])[0]
 
-    def whole(self, answer: str) -> tuple[list[int], int]:
+    def token_ids_with(self, answer: str) -> tuple[list[int], int]:
         """Ids of the conversation and the whole answer to it, without what closes the turn; and
         how many of them stand before the answer."""
         start, _, ends = self._answer(answer)
         body = start + answer.index(answer.strip())
-        return self.upto(answer, len(answer.rstrip())), sum(end <= body for end in ends)
+        return self.token_ids_up_to(answer, len(answer.rstrip())), sum(end <= body for end in ends)
 
     def without_images(self, token_ids: Sequence[int]) -> list[int]:
         """The ids less the image placeholders: what an empty mask leaves."""

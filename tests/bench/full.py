@@ -32,7 +32,7 @@ from tests.bench.swap import checkpoint
 from tests.servers import Server
 from tests.worker.full_checkpoints import make_full
 from worker.embedder import EMBEDDED, Embedder
-from worker.engine import Engine, written_by
+from worker.engine import Engine, weight_spans
 from worker.main import Worker
 from worker.settings import WorkerSettings
 
@@ -61,15 +61,15 @@ class Asked:
             return False
 
         prompt = list(range(10, 10 + PROMPT))
-        [written] = (await engine.generate(prompt, params, watcher=tick)).outputs
-        self.versions = [span.version for span in written_by(written, None)]
+        [written] = (await engine.generate(prompt, params, stop_check=tick)).outputs
+        self.versions = [span.version for span in weight_spans(written, None)]
         self.complete = written.finish_reason == "length"
 
 
 async def first_token(engine: Engine, version: int) -> None:
     params = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
     [written] = (await engine.generate(list(range(10, 40)), params)).outputs
-    assert written_by(written, None)[0].version == version
+    assert weight_spans(written, None)[0].version == version
 
 
 class Bench:

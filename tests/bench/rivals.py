@@ -24,7 +24,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from service.schemas import BdhsRequest, BdhsResult
-from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE, KEPT
+from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE_REF, KEPT_IMAGE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class RawVllm:
         if item.kept:
             prompt["multi_modal_data"] = {"image": [item.image]}
             prompt["multi_modal_uuids"] = {"image": [item.ref]}
-            prompt["mm_processor_kwargs"] = {IMAGE: item.ref, KEPT: item.kept}
+            prompt["mm_processor_kwargs"] = {IMAGE_REF: item.ref, KEPT_IMAGE_TOKENS: item.kept}
         outputs = self._llm.generate(prompt, params, request_id=uuid.uuid4().hex)
         async with aclosing(outputs):
             async for _ in outputs:

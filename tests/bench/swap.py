@@ -73,7 +73,7 @@ async def ours(
     await broker.weights.announce(published)
     while worker.versions.current != version:
         await asyncio.sleep(0.0005)
-    await first_token(engine, worker.versions.lora(version))
+    await first_token(engine, worker.versions.lora_request(version))
     return time.perf_counter() - started
 
 
@@ -98,7 +98,7 @@ class Ticker:
     async def run(self) -> None:
         while True:
             params = SamplingParams(temperature=0, max_tokens=4000, ignore_eos=True)
-            await self._engine.generate(list(range(10, 40)), params, watcher=self._tick)
+            await self._engine.generate(list(range(10, 40)), params, stop_check=self._tick)
 
     def _tick(self, _: str) -> bool:
         self.times.append(time.perf_counter())

@@ -14,9 +14,9 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from service.schemas import user_turn
-from worker.bdhs.noise import scales
-from worker.bdhs.policy import View
-from worker.engine import Engine, Picture
+from worker.bdhs.corruption import ImageCorruption
+from worker.bdhs.noise import noise_scales
+from worker.engine import DecodedImage, Engine
 from worker.prompts import Prompt
 
 NEW_TOKENS = 16
@@ -39,29 +39,29 @@ class Oracle:
         self.model: Any = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
         self.processor = AutoProcessor.from_pretrained(checkpoint)
 
-    def inputs(self, text: str, picture: Picture, view: View) -> Any:
-        inputs = self.processor(images=picture.image, text=text, return_tensors="pt")
+    def inputs(self, text: str, image: DecodedImage, corruption: ImageCorruption) -> Any:
+        inputs = self.processor(images=image.image, text=text, return_tensors="pt")
         places = (inputs["input_ids"][0] == self.model.config.image_token_index).nonzero()[:, 0]
-        hidden = sorted(set(range(len(places))) - set(view.kept))
+        hidden = sorted(set(range(len(places))) - set(corruption.kept))
         inputs["attention_mask"][0, places[hidden]] = 0
-        if view.noise_steps:
-            image, noise = scales(view.noise_steps)
+        if corruption.noise_steps:
+            signal, noise = noise_scales(corruption.noise_steps)
             pixels = inputs["pixel_values"]
-            generator = torch.Generator().manual_seed(view.noise_seed)
+            generator = torch.Generator().manual_seed(corruption.noise_seed)
             epsilon = torch.randn(pixels[0].shape, generator=generator)
-            inputs["pixel_values"] = (image * pixels[0] + noise * epsilon)[None]
+            inputs["pixel_values"] = (signal * pixels[0] + noise * epsilon)[None]
         return inputs
 
     def generate(
         self,
         text: str,
-        picture: Picture,
-        view: View,
+        image: DecodedImage,
+        corruption: ImageCorruption,
         after: Sequence[int] = (),
         new_tokens: int = NEW_TOKENS,
     ) -> Written:
         """What it writes, greedily, once it has written `after`."""
-        inputs = self.inputs(text, picture, view)
+        inputs = self.inputs(text, image, corruption)
         if after:
             ids = torch.tensor([list(after)])
             inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
@@ -83,25 +83,27 @@ class Oracle:
         return Written(ids, scores)
 
 
-def picture(width: int, height: int, seed: int) -> Picture:
+def random_image(width: int, height: int, seed: int) -> DecodedImage:
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Picture(f"sha256:{seed:064x}", Image.fromarray(pixels))
+    return DecodedImage(f"sha256:{seed:064x}", Image.fromarray(pixels))
 
 
 async def generate(
     engine: Engine,
     text: str,
-    image: Picture,
-    view: View | None,
+    image: DecodedImage,
+    corruption: ImageCorruption | None,
     lora: LoRARequest | None = None,
 ) -> tuple[Written, int]:
     """What the engine writes, greedily, and how many tokens its prompt had."""
     prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
-    if view is not None and not view.kept:
+    if corruption is not None and not corruption.kept:
         output = await engine.generate(prompt.without_images(prompt.token_ids), params)
     else:
-        output = await engine.generate(prompt.token_ids, params, [image], view=view, lora=lora)
+        output = await engine.generate(
+            prompt.token_ids, params, [image], corruption=corruption, lora=lora
+        )
     written = output.outputs[0]
     scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]
     return Written(list(written.token_ids), scores), len(output.prompt_token_ids)

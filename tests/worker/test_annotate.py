@@ -140,7 +140,7 @@ async def test_the_policy_judges_itself_by_the_version_that_answered(
             for judgement in annotation.judgements:
                 said = await _asked_again(broker, item, result, judgement.first, judgement.second)
                 assert judgement.text == said
-                assert judgement.choice == prompt.read(said).choice
+                assert judgement.choice == prompt.parse_verdict(said).choice
             run = await broker.runs.get(RUN)
         await toy.remove_lora(5)
     assert run
@@ -163,7 +163,7 @@ async def _asked_again(
         second=result.responses[second].text,
     )
     request = SampleRequest(
-        messages=[prompt.question(shown)],
+        messages=[prompt.comparison_message(shown)],
         images=[await broker.images.put(png(item))],
         temperature=0,
         max_tokens=prompt.MAX_TOKENS,
@@ -277,4 +277,4 @@ async def test_a_vllm_serve_judges(
     assert annotation.judge == "toy-judge"
     # The endpoint has the policy's own weights: through its API they say what they say to us.
     assert [j.text for j in annotation.judgements] == ours
-    assert all(j.choice == prompt.read(j.text).choice for j in annotation.judgements)
+    assert all(j.choice == prompt.parse_verdict(j.text).choice for j in annotation.judgements)

@@ -8,20 +8,20 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from worker.compare_embedders import carried_over, compare_embedders
+from worker.compare_embedders import compare_embedders, equivalent_threshold
 
 
 def test_the_other_threshold_lets_as_many_pass() -> None:
     first = np.array([0.90, 0.95, 0.98, 0.99])
     other = np.array([0.50, 0.60, 0.80, 0.90])
-    own, agreement = carried_over(first, other, threshold=0.97)
+    own, agreement = equivalent_threshold(first, other, threshold=0.97)
     assert (other < own).tolist() == [True, True, False, False]
     assert agreement == 1.0
 
 
 def test_disagreement_is_counted() -> None:
     first = np.array([0.90, 0.95, 0.98, 0.99])
-    own, agreement = carried_over(first, first[::-1].copy(), threshold=0.97)
+    own, agreement = equivalent_threshold(first, first[::-1].copy(), threshold=0.97)
     assert agreement == 0.0
     assert own > 0.95
 

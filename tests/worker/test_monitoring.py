@@ -17,7 +17,7 @@ from tests.worker.adapters import make_adapter
 from tests.worker.test_worker import bdhs, ended, png, submit, working
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
-from worker.monitoring import monitor
+from worker.monitoring import serve_monitoring
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ async def test_health_and_figures_of_a_worker(
     async with (
         Broker.connect(settings) as broker,
         working(settings, engine, embedder) as worker,
-        monitor("127.0.0.1", port, worker.unready),
+        serve_monitoring("127.0.0.1", port, worker.not_ready_reason),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
     ):
 

@@ -69,12 +69,12 @@ PROMPTS = {name: prompt(name) for name in TEMPLATES}
 @given(answer=answers)
 def test_a_cut_at_a_token_is_a_slice_of_the_whole(template: str, answer: str) -> None:
     made = PROMPTS[template]
-    whole, before = made.whole(answer)
-    opening = made.upto(answer, 0)
+    whole, before = made.token_ids_with(answer)
+    opening = made.token_ids_up_to(answer, 0)
     assert whole[: len(opening)] == opening
     assert before >= len(opening)  # a template may put a space before the answer
     for cut in {end for end in made.token_ends(answer) if end <= len(answer.rstrip())}:
-        ids = made.upto(answer, cut)
+        ids = made.token_ids_up_to(answer, cut)
         assert ids == whole[: len(ids)]
         text = TOKENIZER.decode(ids)
         kept = answer[:cut].lstrip() if template == "vicuna" else answer[:cut]
@@ -84,7 +84,7 @@ def test_a_cut_at_a_token_is_a_slice_of_the_whole(template: str, answer: str) ->
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_an_empty_cut_is_the_generation_prompt(template: str) -> None:
     made = PROMPTS[template]
-    assert made.upto("Anything at all.", 0) == made.token_ids
+    assert made.token_ids_up_to("Anything at all.", 0) == made.token_ids
     assert made.token_ids.count(IMAGE_ID) == 1
 
 
@@ -97,7 +97,7 @@ def test_any_cut_ends_with_the_text_before_it(
     body = answer.strip()
     start = answer.index(body)
     cut = data.draw(st.integers(start + 1, start + len(body)))
-    assert TOKENIZER.decode(made.upto(answer, cut)).endswith(answer[start:cut])
+    assert TOKENIZER.decode(made.token_ids_up_to(answer, cut)).endswith(answer[start:cut])
 
 
 def test_without_images_only_the_placeholders_are_gone() -> None:

@@ -309,7 +309,7 @@ async def test_full_weights_that_fail_in_the_engine_are_refused_once_and_jobs_go
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Nothing that passes the check is known to fail in the engine, so it has to look away.
-    monkeypatch.setattr("worker.weights.versions.check_full", lambda *_: None)
+    monkeypatch.setattr("worker.weights.versions.check_checkpoint", lambda *_: None)
     made = make_full(engine.model, tmp_path / "made", seed=1, parts=("projector",))
     tensors = load_file(made / "model.safetensors")
     tensors["language_model.model.norm.weight"] = torch.ones(3)

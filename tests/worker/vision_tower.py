@@ -15,7 +15,7 @@ class Tower:
 
     def images_computed(self) -> int:
         """Images that the tower has run for, since the engine started."""
-        return self.model_runner.model.features.computed
+        return self.model_runner.model.feature_cache.computed
 
 
 async def images_computed(engine: Engine) -> int:

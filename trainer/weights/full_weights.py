@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import nn
 
+from service.checkpoint_names import published_name
 from trainer.settings import Part
 from trainer.weights.adapter import UnservableWeights
 
@@ -25,15 +26,6 @@ PARTS: dict[Part, re.Pattern[str]] = {
     "tower": re.compile(r"model\.vision_tower\."),
 }
 """How the names of each part's parameters begin, in transformers 5."""
-
-CHECKPOINT_NAMES = (
-    (re.compile(r"^model\.vision_tower\.(?!vision_model\.)"), "vision_tower.vision_model."),
-    (re.compile(r"^model\.language_model\."), "language_model.model."),
-    (re.compile(r"^lm_head\."), "language_model.lm_head."),
-    (re.compile(r"^model\."), ""),
-)
-"""transformers 5's names of parameters → those of published LLaVA checkpoints, which every
-version of transformers and vLLM reads. What transformers 5 itself writes, vLLM 0.32 does not."""
 
 
 def set_trainable(model: nn.Module, parts: Collection[Part]) -> None:
@@ -79,7 +71,7 @@ def save_full_weights(
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     save_torch_state_dict(
         {
-            checkpoint_name(name): tensor.detach().to(dtype)
+            published_name(name): tensor.detach().to(dtype)
             for name, tensor in weights.items()
             if name not in tied
         },
@@ -90,11 +82,3 @@ def save_full_weights(
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
-
-
-def checkpoint_name(name: str) -> str:
-    """A parameter's name in the published checkpoint."""
-    for pattern, replacement in CHECKPOINT_NAMES:
-        if pattern.match(name):
-            return pattern.sub(replacement, name)
-    return name

@@ -16,14 +16,16 @@ from worker.annotators import prompt
 from worker.settings import WorkerSettings
 
 MAX_ANSWER_BYTES = 1 << 20
-MAX_PAUSE_S = 10.0
+MAX_RETRY_DELAY_S = 10.0
 """Longest pause between two attempts, whatever the endpoint asks for."""
 
-BUSY = (408, 409, 425, 429)
+RETRYABLE_STATUSES = (408, 409, 425, 429)
 """Statuses that may pass, as every 5xx may."""
 
 
-class Endpoint:
+class OpenAIAnnotator:
+    """Asks the endpoint of the worker's settings; tries again what may pass."""
+
     def __init__(self, settings: WorkerSettings) -> None:
         self._url = settings.annotator_url
         self._model = settings.annotator_model
@@ -63,7 +65,7 @@ class Endpoint:
             {"type": "image_url", "image_url": {"url": _data_uri(next(images))}}
             if isinstance(part, ImagePart)
             else {"type": "text", "text": part.text}
-            for part in prompt.question(case).parts
+            for part in prompt.comparison_message(case).parts
         ]
         body = {
             "model": await self.model(),
@@ -76,24 +78,24 @@ class Endpoint:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
             raise CannotJudge(f"{self._url} answered without a message") from None
-        return prompt.read(text or "")
+        return prompt.parse_verdict(text or "")
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         """Tries again what may pass, a few times."""
         why = ""
         for attempt in range(self._attempts):
-            pause = min(MAX_PAUSE_S, 0.5 * 2**attempt)
+            pause = min(MAX_RETRY_DELAY_S, 0.5 * 2**attempt)
             try:
                 async with self._http.stream(method, path, json=body) as response:
-                    content = await self._bounded(response)
+                    content = await self._read_bounded(response)
                 if response.is_success:
                     return json.loads(content)
                 why = f"status {response.status_code}: {_shortened(content)}"
-                if response.status_code not in BUSY and response.status_code < 500:
+                if response.status_code not in RETRYABLE_STATUSES and response.status_code < 500:
                     raise CannotJudge(f"{self._url}/{path} refuses it, {why}")
                 asked = response.headers.get("Retry-After", "")
                 if asked.isdigit():
-                    pause = min(MAX_PAUSE_S, float(asked))
+                    pause = min(MAX_RETRY_DELAY_S, float(asked))
             except httpx.HTTPError as error:
                 why = f"{type(error).__name__} {error}".strip()
             except ValueError as error:
@@ -104,7 +106,7 @@ class Endpoint:
             f"{self._url}/{path} failed {self._attempts} times, last with {why}"
         )
 
-    async def _bounded(self, response: httpx.Response) -> bytes:
+    async def _read_bounded(self, response: httpx.Response) -> bytes:
         content = b""
         async for chunk in response.aiter_bytes():
             content += chunk

@@ -49,7 +49,7 @@ _PREFERENCE = re.compile(
 )
 
 
-def question(case: Case) -> Message:
+def comparison_message(case: Case) -> Message:
     """The judge's only turn: all of the case's images, then the text."""
     count = len(case.images)
     images = "an image" if count == 1 else f"{count} images" if count else "no image"
@@ -69,7 +69,7 @@ def question(case: Case) -> Message:
     return Message(role="user", content=[*parts, TextPart(text=text)])
 
 
-def read(text: str) -> Verdict:
+def parse_verdict(text: str) -> Verdict:
     """The verdict that a judge's answer opens with, or else the one preference that it states."""
     opening = _OPENING.match(text)
     if opening:

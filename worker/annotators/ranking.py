@@ -9,13 +9,13 @@ from typing import Literal
 
 from service.annotator import Case
 from service.schemas import Annotation, Judgement
-from worker.annotators import Annotator
+from worker.annotators.annotator import Annotator
 
-MAX_TEXT = 2000
+MAX_VERDICT_CHARACTERS = 2000
 """Characters kept of each thing that an annotator said."""
 
 
-async def rank(
+async def rank_responses(
     annotator: Annotator,
     case: Case,
     responses: Sequence[str],
@@ -44,7 +44,7 @@ async def rank(
         verdict = await annotator.compare(
             replace(case, first=responses[first], second=responses[second])
         )
-        text = verdict.text[:MAX_TEXT]
+        text = verdict.text[:MAX_VERDICT_CHARACTERS]
         return Judgement(first=first, second=second, choice=verdict.choice, text=text)
 
     judgements = await asyncio.gather(*(judgement(*two) for two in asked))

@@ -25,7 +25,7 @@ def alpha_bar(steps: int) -> float:
     return math.prod(1 - beta(k) for k in range(steps + 1))
 
 
-def scales(steps: int) -> tuple[float, float]:
+def noise_scales(steps: int) -> tuple[float, float]:
     """What the image and the noise are multiplied with: √ᾱ_N and √(1 − ᾱ_N)."""
     left = alpha_bar(steps)
     return math.sqrt(left), math.sqrt(1 - left)

@@ -5,19 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.schemas import ImageView, WeightSpan
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What the policy gets to see of the image, and how."""
-
-    kept: Sequence[int]
-    """Ascending indices of the image tokens that are visible; may be empty."""
-    noise_steps: int = 0
-    """Steps of the diffusion schedule that the pixels have gone through; 0: none."""
-    noise_seed: int | None = None
-    """Of the noise; given with `noise_steps`."""
-
+from worker.bdhs.corruption import ImageCorruption
 
 SentenceEnd = Callable[[str], int | None]
 """Given the text generated so far: how much of it finishes the sentence, or None."""
@@ -50,7 +38,7 @@ class Policy(Protocol):
 
     @property
     def image_views(self) -> list[ImageView]:
-        """How those vectors cover the picture."""
+        """How those vectors cover the image."""
         ...
 
     def token_ends(self, answer: str) -> Collection[int]:
@@ -62,7 +50,7 @@ class Policy(Protocol):
         answer: str,
         cut: int,
         *,
-        view: View,
+        corruption: ImageCorruption,
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
@@ -73,6 +61,6 @@ class Policy(Protocol):
         """
         ...
 
-    async def predict(self, answer: str, *, view: View) -> Completion:
+    async def predict(self, answer: str, *, corruption: ImageCorruption) -> Completion:
         """The likeliest token at every place of `answer`, each after the answer's true ones."""
         ...

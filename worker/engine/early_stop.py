@@ -1,7 +1,7 @@
-"""A look at a request's text after every token, with the power to end it there.
+"""Ends a request early: a check of its text after every token.
 
 vLLM ends a request at a string, but where a sentence ends is more than a string. So this sits where
-vLLM looks for its strings: in the detokenizer. Who watches needs no output but the last.
+vLLM looks for its strings: in the detokenizer. No output but the last one has to be streamed.
 """
 
 from collections.abc import Callable
@@ -9,48 +9,53 @@ from collections.abc import Callable
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-Watcher = Callable[[str], bool]
+StopCheck = Callable[[str], bool]
 """Given the text so far after each token: whether the request ends with it. It then finishes as at
 a stop string, and what the engine computes until it hears of it is dropped."""
 
 
-def unwatched(_: str) -> bool:
+def never_stop(_: str) -> bool:
+    """The check that ends nothing."""
     return False
 
 
-def watch(llm: AsyncLLM, request_id: str, watcher: Watcher) -> None:
-    """From now on. `request_id` is one that `llm.add_request` has returned from; each of its `n`
-    answers is watched for itself."""
+def add_stop_check(llm: AsyncLLM, request_id: str, check: StopCheck) -> None:
+    """Checks the request from now on, each of its `n` answers for itself.
+
+    `request_id`: one that `llm.add_request` has returned from.
+    """
     processor = llm.output_processor
     for internal_id in processor.external_req_ids.get(request_id, ()):
         state = processor.request_states[internal_id]
         assert state.detokenizer is not None  # only pooling requests have none
-        state.detokenizer = _Watched(state.detokenizer, watcher)
+        state.detokenizer = StopCheckDetokenizer(state.detokenizer, check)
 
 
-class _Watched(IncrementalDetokenizer):
-    def __init__(self, within: IncrementalDetokenizer, watcher: Watcher):
+class StopCheckDetokenizer(IncrementalDetokenizer):
+    """vLLM's detokenizer of a request, with the check after every token."""
+
+    def __init__(self, detokenizer: IncrementalDetokenizer, check: StopCheck):
         super().__init__()
-        self._within = within
-        self._watcher = watcher
+        self._detokenizer = detokenizer
+        self._check = check
 
     @property
     def output_token_ids(self) -> list[int]:
-        return self._within.output_token_ids
+        return self._detokenizer.output_token_ids
 
     def num_output_tokens(self) -> int:
-        return self._within.num_output_tokens()
+        return self._detokenizer.num_output_tokens()
 
     def get_next_output_text(self, finished: bool, delta: bool) -> str:
-        return self._within.get_next_output_text(finished, delta)
+        return self._detokenizer.get_next_output_text(finished, delta)
 
     def update(self, new_token_ids: list[int], stop_terminated: bool) -> str | None:
         """The reason to stop; vLLM drops the tokens after the one at which it arose."""
         last = len(new_token_ids) - 1
         for place, token in enumerate(new_token_ids):
-            stop = self._within.update([token], stop_terminated and place == last)
-            if self._watcher(self._within.get_next_output_text(True, False)):
-                stop = stop or "watcher"
+            stop = self._detokenizer.update([token], stop_terminated and place == last)
+            if self._check(self._detokenizer.get_next_output_text(True, False)):
+                stop = stop or "stop_check"
             if stop:
                 return stop
         return None

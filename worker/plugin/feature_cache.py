@@ -17,7 +17,7 @@ from cachetools import LRUCache
 GIB = 2**30
 
 
-class Features:
+class FeatureCache:
     """Image embeddings by image, in the host's memory, the least recently used thrown out first.
 
     In the host's memory, because a mask keeps few rows: only those go back to the device. With
@@ -64,13 +64,13 @@ class Features:
                 found.update(dict.fromkeys(places, rows))
                 if isinstance(key, bytes) and rows.nbytes <= self._rows.maxsize:
                     self._rows[key] = rows.to("cpu", copy=True)
-        return [_stay(found[place], mask).to(device) for place, mask in enumerate(masks)]
+        return [_kept_rows(found[place], mask).to(device) for place, mask in enumerate(masks)]
 
 
-def _stay(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _kept_rows(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return rows[mask.nonzero().squeeze(1).to(rows.device)]
 
 
-def pick(value: Any, places: list[int]) -> Any:
+def select_items(value: Any, places: list[int]) -> Any:
     """The items of a batch at these places: of a stacked tensor, or of a list of tensors."""
     return value[places] if isinstance(value, torch.Tensor) else [value[i] for i in places]

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (1.6): the whole picture once, then tiles at higher resolution."""
+"""LLaVA-NeXT (1.6): the whole image once, then tiles at higher resolution."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from vllm.model_executor.models import llava, llava_next
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from service.schemas import ImageView
-from worker.plugin.llava import TOWER_NAMES, base_view
+from worker.plugin.llava import ENGINE_NAMES, base_image_view
 from worker.plugin.masking import MaskingModel, MaskingProcessor
 
 
@@ -25,13 +25,13 @@ class MaskingLlavaNextProcessor(
 class MaskedModel(MaskingModel, llava_next.LlavaNextForConditionalGeneration):
     """LLaVA-NeXT, with a mask."""
 
-    hf_to_vllm_mapper = llava_next.LlavaNextForConditionalGeneration.hf_to_vllm_mapper | TOWER_NAMES
+    hf_to_vllm_mapper = ENGINE_NAMES
 
 
-def views(info: Any, width: int, height: int) -> list[ImageView]:
+def image_views(info: Any, width: int, height: int) -> list[ImageView]:
     """As in `worker.plugin.llava`. The tiles' padding is cut off before the newlines are added,
-    so their grid, too, covers just the picture."""
-    base = base_view(info)
+    so their grid, too, covers just the image."""
+    base = base_image_view(info)
     encoder = info.get_vision_encoder_info()
     tiles_high, tiles_wide = get_anyres_image_grid_shape(
         (height, width), info.get_hf_config().image_grid_pinpoints, encoder.get_image_size()

@@ -10,7 +10,7 @@ two masks of one image never share cached embeddings or key-value blocks. The sa
 noise is added to the processed pixels.
 
 What two masks of an image do share is done once: its pixels are resized and cut into tiles once (in
-the worker's process), and the vision tower runs once (in the engine's; `features`).
+the worker's process), and the vision tower runs once (in the engine's; `feature_cache`).
 """
 
 import hashlib
@@ -25,61 +25,63 @@ from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdate
 
-from worker.bdhs.noise import scales
-from worker.plugin.feature_cache import Features, pick
+from worker.bdhs.noise import noise_scales
+from worker.plugin.feature_cache import FeatureCache, select_items
 
-IMAGE = "image_ref"
+IMAGE_REF = "image_ref"
 """Request key: what identifies the request's only image, such as the hash of its bytes. Absent:
 nothing is kept of it."""
 
-KEPT = "kept_image_tokens"
+KEPT_IMAGE_TOKENS = "kept_image_tokens"
 """Request key: ascending indices of the image tokens that stay, at least one. Absent: all stay."""
 
-NOISE = "image_noise"
+IMAGE_NOISE = "image_noise"
 """Request key: steps of the diffusion schedule and the noise's seed. Absent: no noise."""
 
-MASK = "image_token_mask"
+IMAGE_TOKEN_MASK = "image_token_mask"
 """Field of a processed image: bool of shape (k,), true where the token stays."""
 
-IMAGE_KEY = "image_key"
-"""Field of a processed image: uint8 of shape (32,), the hash of `IMAGE`; all zero: none."""
+IMAGE_HASH = "image_hash"
+"""Field of a processed image: uint8 of shape (32,), the hash of `IMAGE_REF`; all zero: none."""
 
-NO_KEY = bytes(32)
+NO_HASH = bytes(32)
 
 FEATURE_CACHE_GIB = "prefstream_feature_cache_gib"
-"""Key of vLLM's `additional_config`: bound on the engine's `Features`."""
+"""Key of vLLM's `additional_config`: bound on the engine's `FeatureCache`."""
 
-PROCESSED_BYTES = 512 * 2**20
+PROCESSED_CACHE_BYTES = 512 * 2**20
 """Bound on the processed images kept in the worker's process: some 75 at LLaVA-NeXT's 336 px."""
 
 
 class MaskingProcessor:
-    """Mixin before a LLaVA multimodal processor: turns `KEPT` into a mask and a placeholder."""
+    """Mixin before a LLaVA multimodal processor: turns the kept tokens into a mask."""
 
     info: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._processed: LRUCache[str, BatchFeature] = LRUCache(PROCESSED_BYTES, getsizeof=_size)
+        self._processed: LRUCache[str, BatchFeature] = LRUCache(
+            PROCESSED_CACHE_BYTES, getsizeof=_size
+        )
 
     def _apply_hf_processor_main(
         self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
     ) -> BatchFeature:
         hf_kwargs = dict(hf_kwargs)
-        ref = cast(str | None, hf_kwargs.pop(IMAGE, None))
-        kept = cast(Sequence[int] | None, hf_kwargs.pop(KEPT, None))
-        noise = cast(Sequence[int] | None, hf_kwargs.pop(NOISE, None))
+        ref = cast(str | None, hf_kwargs.pop(IMAGE_REF, None))
+        kept = cast(Sequence[int] | None, hf_kwargs.pop(KEPT_IMAGE_TOKENS, None))
+        noise = cast(Sequence[int] | None, hf_kwargs.pop(IMAGE_NOISE, None))
         # When every image is cached already, vLLM asks for no image at all.
         if not mm_items.get_count("image", strict=False):
             return super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
         processed = self._process(ref, mm_items, hf_kwargs)
         images = mm_items.get_items("image", ImageProcessorItems)
-        processed[MASK] = [self._mask(images, i, kept) for i in range(len(images))]
+        processed[IMAGE_TOKEN_MASK] = [self._mask(images, i, kept) for i in range(len(images))]
         if noise is not None:
             pixels = processed["pixel_values"]
             processed["pixel_values"] = [add_noise(p, *noise) for p in pixels]
-        key = hashlib.sha256(ref.encode()).digest() if ref and not noise else NO_KEY
-        processed[IMAGE_KEY] = [torch.tensor(list(key), dtype=torch.uint8)] * len(images)
+        key = hashlib.sha256(ref.encode()).digest() if ref and not noise else NO_HASH
+        processed[IMAGE_HASH] = [torch.tensor(list(key), dtype=torch.uint8)] * len(images)
         return processed
 
     def _process(
@@ -89,7 +91,7 @@ class MaskingProcessor:
         processed = self._processed.get(ref) if ref else None
         if processed is None:
             processed = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
-            if ref and _size(processed) <= PROCESSED_BYTES:
+            if ref and _size(processed) <= PROCESSED_CACHE_BYTES:
                 self._processed[ref] = processed
         return BatchFeature(dict(processed))
 
@@ -101,10 +103,12 @@ class MaskingProcessor:
         if kept is None:
             return torch.ones(count, dtype=torch.bool)
         if not kept:
-            raise VLLMValidationError(f"{KEPT} is empty: send the prompt without the image instead")
+            raise VLLMValidationError(
+                f"{KEPT_IMAGE_TOKENS} is empty: send the prompt without the image instead"
+            )
         if not 0 <= min(kept) <= max(kept) < count:
             raise VLLMValidationError(
-                f"{KEPT} names tokens outside 0…{count - 1}: {min(kept)}…{max(kept)}"
+                f"{KEPT_IMAGE_TOKENS} names tokens outside 0…{count - 1}: {min(kept)}…{max(kept)}"
             )
         mask = torch.zeros(count, dtype=torch.bool)
         mask[list(kept)] = True
@@ -115,7 +119,7 @@ class MaskingProcessor:
     ) -> Mapping[str, MultiModalFieldConfig]:
         fields = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)  # type: ignore[misc]
         on_cpu = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
-        return {**fields, MASK: on_cpu, IMAGE_KEY: on_cpu}
+        return {**fields, IMAGE_TOKEN_MASK: on_cpu, IMAGE_HASH: on_cpu}
 
     def _get_prompt_updates(
         self,
@@ -126,7 +130,7 @@ class MaskingProcessor:
         image_token = self.info.get_hf_config().image_token_index
 
         def placeholder(index: int) -> list[int]:
-            mask = cast(torch.Tensor, out_mm_kwargs["image"][index][MASK].data)
+            mask = cast(torch.Tensor, out_mm_kwargs["image"][index][IMAGE_TOKEN_MASK].data)
             return [image_token] * int(mask.sum())
 
         return [PromptReplacement("image", target=[image_token], replacement=placeholder)]
@@ -134,7 +138,7 @@ class MaskingProcessor:
 
 def add_noise(pixels: torch.Tensor, steps: int, seed: int) -> torch.Tensor:
     """An image's processed pixels after so many steps of diffusion, in the same shape and dtype."""
-    image, noise = scales(steps)
+    image, noise = noise_scales(steps)
     generator = torch.Generator().manual_seed(seed)
     epsilon = torch.randn(pixels.shape, generator=generator)
     return (image * pixels.float() + noise * epsilon).to(pixels.dtype)
@@ -157,24 +161,26 @@ class MaskingModel:
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.features = Features(vllm_config.additional_config.get(FEATURE_CACHE_GIB, 0.0))
+        self.feature_cache = FeatureCache(vllm_config.additional_config.get(FEATURE_CACHE_GIB, 0.0))
         self._device = vllm_config.device_config.device
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """As the model's own. All of `features` comes from other weights from here on."""
-        self.features.clear()
+        """As the model's own. All of `feature_cache` comes from other weights from here on."""
+        self.feature_cache.clear()
         return super().load_weights(weights)  # type: ignore[misc]
 
     def embed_multimodal(self, **kwargs: Any) -> list[torch.Tensor]:
         """Image embeddings, each (kept tokens, hidden size), in the order of the images."""
-        masks, keys = kwargs.pop(MASK, None), kwargs.pop(IMAGE_KEY, None)
+        masks, keys = kwargs.pop(IMAGE_TOKEN_MASK, None), kwargs.pop(IMAGE_HASH, None)
         embed = super().embed_multimodal  # type: ignore[misc]
         if masks is None:  # vLLM measures the memory that an image takes
             return embed(**kwargs)
         known = [bytes(key.tolist()) for key in keys]
-        return self.features.embed(
-            [key if key != NO_KEY else None for key in known],
+        return self.feature_cache.embed(
+            [key if key != NO_HASH else None for key in known],
             list(masks),
-            lambda places: embed(**{name: pick(value, places) for name, value in kwargs.items()}),
+            lambda places: embed(
+                **{name: select_items(value, places) for name, value in kwargs.items()}
+            ),
             self._device,
         )

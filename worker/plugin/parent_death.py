@@ -6,7 +6,7 @@ import signal
 import threading
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """In a process that vLLM spawned: be killed when the process that spawned it is gone.
 
     vLLM ends its processes in order when its owner stops; a SIGKILL of the owner leaves them.

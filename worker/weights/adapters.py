@@ -13,28 +13,20 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from service.weight_store import BadWeights
+from worker.model_shapes import ModelShapes
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What an adapter may hold of each layer."""
-
-KEY = re.compile(
-    r"base_model\.model\.(?:model\.)?language_model\.(?:model\.)?layers\.(\d+)\."
-    r"(?:self_attn|mlp)\.(\w+)\.lora_(A|B)\.weight"
-)
-"""As peft names the language model's linear layers, under transformers 5 and before it."""
+PEFT_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
+"""How peft names the tensors of an adapted layer: the layer's name in the model, and which half."""
 
 UNSUPPORTED = ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "use_qalora")
 """Settings of peft under which the engine would not compute what was trained."""
 
 
-def check_adapter(folder: Path, text_config: Any, max_rank: int) -> None:
-    """Raises: BadWeights, with the key or setting that the engine would not apply.
-
-    `text_config` is the transformers config of the language model that the adapter is for.
-    """
+def check_adapter(folder: Path, model: ModelShapes, max_rank: int) -> None:
+    """Raises: BadWeights, with the key or setting that the engine would not apply."""
     settings = _settings(folder)
     if settings.get("peft_type") != "LORA":
         raise BadWeights(f"{CONFIG}: peft_type is {settings.get('peft_type')!r}, not LORA")
@@ -43,31 +35,43 @@ def check_adapter(folder: Path, text_config: Any, max_rank: int) -> None:
             raise BadWeights(f"{CONFIG}: {name} is set, which the engine does not support")
     if settings.get("bias", "none") != "none":
         raise BadWeights(f"{CONFIG}: bias is {settings['bias']!r}; only 'none' is supported")
-    shapes = _layer_shapes(text_config)
-    halves: dict[tuple[str, str], set[str]] = {}
+    halves: dict[str, set[str]] = {}
     for key, (rows, columns) in _tensors(folder).items():
-        match = KEY.fullmatch(key)
-        if match is None or match[2] not in shapes:
-            raise BadWeights(
-                f"{key} is of no linear layer of the language model; adapters carry no others "
-                "(a trained projector travels as full weights)"
-            )
-        layer, module, half = match.groups()
-        if int(layer) >= text_config.num_hidden_layers:
-            raise BadWeights(f"{key}: the model has {text_config.num_hidden_layers} layers")
-        inputs, outputs = shapes[module]
-        rank, size = (rows, columns) if half == "A" else (columns, rows)
-        wanted = inputs if half == "A" else outputs
+        layer, half = _layer_and_half(key, model)
+        outputs, inputs = model.linear_layers[layer]
+        module = layer.rpartition(".")[2]
+        rank, size, wanted = (rows, columns, inputs) if half == "A" else (columns, rows, outputs)
         if size != wanted:
             raise BadWeights(f"{key} has shape ({rows}, {columns}); {module} needs a {wanted}")
         if rank > max_rank:
             raise BadWeights(f"{key} has rank {rank}; this worker takes at most {max_rank}")
-        halves.setdefault((layer, module), set()).add(half)
-    alone = [f"layer {n} {module}" for (n, module), found in halves.items() if len(found) < 2]
-    if alone:
-        raise BadWeights(f"lora_A or lora_B is missing for {alone[0]}")
+        halves.setdefault(layer, set()).add(half)
+    for layer, found in halves.items():
+        for half in {"A", "B"} - found:
+            raise BadWeights(f"lora_{half} is missing for layer {layer}")
     if not halves:
         raise BadWeights(f"{WEIGHTS} holds no tensors")
+
+
+def _layer_and_half(key: str, model: ModelShapes) -> tuple[str, str]:
+    """Of which linear layer a tensor is, by the engine's name, and whether it is its A or B."""
+    match = PEFT_KEY.fullmatch(key)
+    if match is not None:
+        [weight] = model.engine_names([f"{match[1]}.weight"])
+        layer = weight.removesuffix(".weight")
+        if layer in model.linear_layers:
+            return layer, match[2]
+        alike = sum(_without_numbers(layer) == _without_numbers(n) for n in model.linear_layers)
+        if alike:
+            raise BadWeights(f"{key}: the model has {alike} layers of this kind, and not this one")
+    raise BadWeights(
+        f"{key} is of no linear layer of the language model; adapters carry no others "
+        "(a trained projector travels as full weights)"
+    )
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\d+", "", name)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -96,13 +100,3 @@ def _tensors(folder: Path) -> dict[str, tuple[int, int]]:
         if len(shape) != 2:
             raise BadWeights(f"{key} has {len(shape)} dimensions, not 2")
     return shapes
-
-
-def _layer_shapes(config: Any) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of each linear layer of a Llama or Mistral block."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
-    queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
-    attention = (hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)
-    mlp = (hidden, inner), (hidden, inner), (inner, hidden)
-    return dict(zip(MODULES, attention + mlp, strict=True))

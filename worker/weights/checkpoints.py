@@ -6,56 +6,37 @@ it must hold every tensor of the model, once, in its shape, and no other.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from service.weight_store import BadWeights
+from worker.model_shapes import ModelShapes, Shape
 
 INDEX = "model.safetensors.index.json"
 
 DTYPES = {"F32", "F16", "BF16"}
 """What the engine converts to its own."""
 
-Shape = tuple[int, ...]
-Names = Callable[[Sequence[str]], list[str]]
 
-
-def shapes_of(config: Any, names: Names) -> dict[str, Shape]:
-    """The tensors of a model by the engine's names, without making them.
-
-    Args:
-        config: transformers' config of the model.
-        names: turns a checkpoint's names into the engine's (`Engine.checkpoint_names`).
-    """
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    tensors = {name: t for name, t in model.state_dict().items() if name not in tied}
-    return dict(zip(names(list(tensors)), (tuple(t.shape) for t in tensors.values()), strict=True))
-
-
-def check_full(folder: Path, wanted: Mapping[str, Shape], names: Names) -> None:
+def check_checkpoint(folder: Path, model: ModelShapes) -> None:
     """Raises: BadWeights, with the tensor that the engine would miss, ignore or not fit."""
     found: dict[str, str] = {}
     for file in _files(folder):
         try:
             with safe_open(file, "pt") as tensors:
                 keys = list(tensors.keys())
-                for key, name in zip(keys, names(keys), strict=True):
+                for key, name in zip(keys, model.engine_names(keys), strict=True):
                     if name in found:
                         raise BadWeights(f"{key} of {file.name} is also in {found[name]}")
                     found[name] = file.name
                     part = tensors.get_slice(key)
-                    _check_tensor(key, tuple(part.get_shape()), part.get_dtype(), wanted.get(name))
+                    shape = tuple(part.get_shape())
+                    _check_tensor(key, shape, part.get_dtype(), model.tensors.get(name))
         except SafetensorError as error:
             raise BadWeights(f"{file.name} cannot be read: {error}") from None
-    if missing := sorted(wanted.keys() - found.keys()):
+    if missing := sorted(model.tensors.keys() - found.keys()):
         raise BadWeights(f"{missing[0]} is missing{_others(missing)}")
 
 

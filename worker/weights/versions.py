@@ -24,11 +24,11 @@ from service.schemas import WeightsKind, WeightVersion
 from service.weight_store import BadWeights, fetch
 from worker.engine import Engine, EngineDied, LoadFailed
 from worker.weights.adapters import check_adapter
-from worker.weights.checkpoints import Shape, check_full, shapes_of
+from worker.weights.checkpoints import check_checkpoint
 
 log = structlog.get_logger()
 
-DEATHS = 2
+MAX_ENGINE_DEATHS = 2
 """Engines that may die of loading a version before it is taken for the reason."""
 
 
@@ -36,7 +36,7 @@ class VersionGone(ValueError):
     """A version that a job names is no longer to be had."""
 
 
-class Versions:
+class WeightVersions:
     """The versions that an engine holds. 0 is the model itself."""
 
     def __init__(self, engine: Engine):
@@ -50,12 +50,11 @@ class Versions:
         self._freed = asyncio.Event()
         self._loading = asyncio.Lock()
         self._deaths: Counter[int] = Counter()
-        self._shapes: dict[str, Shape] = {}
 
     @contextmanager
-    def use(self) -> Generator[LoRARequest | None]:
+    def use_current(self) -> Generator[LoRARequest | None]:
         """The adapter of the current version, for as long as one job takes. None: no adapter."""
-        lora = self.lora(self.current)
+        lora = self.lora_request(self.current)
         if lora is None:
             yield None
             return
@@ -63,10 +62,10 @@ class Versions:
             yield lora
 
     @asynccontextmanager
-    async def use_again(
+    async def use_version(
         self, number: int, version: WeightVersion | None
     ) -> AsyncGenerator[LoRARequest | None]:
-        """As `use`, of a version that need not be the newest; loaded if it must be.
+        """As `use_current`, of a version that need not be the newest; loaded if it must be.
 
         Args:
             number: the version; 0 is the model itself.
@@ -76,7 +75,7 @@ class Versions:
             VersionGone: with the reason. EngineDied: try again once it lives.
         """
         if number == self.current:
-            with self.use() as lora:
+            with self.use_current() as lora:
                 yield lora
             return
         if self.kind == "full":
@@ -88,13 +87,13 @@ class Versions:
             yield None
             return
         if number not in self._in_use:
-            await self.has_room()
+            await self.wait_for_room()
         with self._using(number):
             async with self._loading:
-                await self._load_again(number, version)
+                await self._ensure_loaded(number, version)
             yield LoRARequest(f"v{number}", number, str(self._folder / str(number)))
 
-    async def _load_again(self, number: int, version: WeightVersion | None) -> None:
+    async def _ensure_loaded(self, number: int, version: WeightVersion | None) -> None:
         folder = self._folder / str(number)
         if folder.exists():  # another job of the version has loaded it
             return
@@ -118,23 +117,23 @@ class Versions:
                 del self._in_use[version]
                 self._freed.set()
 
-    def lora(self, version: int) -> LoRARequest | None:
+    def lora_request(self, version: int) -> LoRARequest | None:
         """How a request names a version to the engine."""
         if version == 0 or self.kind == "full":
             return None
         return LoRARequest(f"v{version}", version, str(self._folder / str(version)))
 
-    async def has_room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Waits until one more version fits beside those in use."""
         while self.kind != "full":
             await self._drop_unused()
-            if len(self._held()) < self._engine.lora_slots:
+            if len(self._needed()) < self._engine.max_loras:
                 return
             self._freed.clear()
             await self._freed.wait()
 
     async def adopt(self, version: WeightVersion) -> None:
-        """Give a version to all new jobs. Call `has_room` first.
+        """Give a version to all new jobs. Call `wait_for_room` first.
 
         Raises:
             BadWeights: it cannot be applied whole; the reason. The old version serves on.
@@ -167,13 +166,11 @@ class Versions:
         self._check(version.kind, folder)
 
     def _check(self, kind: WeightsKind, folder: Path) -> None:
-        engine = self._engine
+        shapes = self._engine.shapes
         if kind == "lora":
-            check_adapter(folder, engine.config.text_config, engine.max_lora_rank)
-            return
-        if not self._shapes:
-            self._shapes = shapes_of(engine.config, engine.checkpoint_names)
-        check_full(folder, self._shapes, engine.checkpoint_names)
+            check_adapter(folder, shapes, self._engine.max_lora_rank)
+        else:
+            check_checkpoint(folder, shapes)
 
     async def _load(self, version: WeightVersion, folder: Path) -> None:
         if not self._engine.alive:
@@ -187,9 +184,11 @@ class Versions:
             raise BadWeights(f"the engine could not load it: {error}") from error
         except EngineDied as error:
             self._deaths[version.version] += 1
-            if self._deaths[version.version] < DEATHS:
+            if self._deaths[version.version] < MAX_ENGINE_DEATHS:
                 raise
-            raise BadWeights(f"the engine died of it, {DEATHS} times: {error}") from error
+            raise BadWeights(
+                f"the engine died of it, {MAX_ENGINE_DEATHS} times: {error}"
+            ) from error
 
     async def _add(self, lora: LoRARequest) -> None:
         try:
@@ -202,18 +201,18 @@ class Versions:
     async def reload(self) -> None:
         """Give the current adapter to an engine that was started anew. Full weights it brings back
         by itself."""
-        lora = self.lora(self.current)
+        lora = self.lora_request(self.current)
         if lora is not None:
             await self._add(lora)
 
-    def _held(self) -> set[int]:
+    def _needed(self) -> set[int]:
         """Versions that are needed: adapters among them have a slot in the engine."""
         return {*self._in_use, self.current} - {0}
 
     async def _drop_unused(self) -> None:
         """Frees the slots and the disk of versions that no job uses any more."""
         for folder in self._folder.iterdir():
-            if folder.name.isdigit() and int(folder.name) not in self._held():
+            if folder.name.isdigit() and int(folder.name) not in self._needed():
                 if self.kind == "lora":
                     await self._engine.remove_lora(int(folder.name))
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -144,18 +144,3 @@ def test_a_model_without_a_part_is_refused(model: Path):
     del policy.model.vision_tower
     with pytest.raises(UnservableWeights, match="has no tower"):
         full_weights.set_trainable(policy, ["tower"])
-
-
-@pytest.mark.parametrize(
-    ("inside", "published"),
-    [
-        ("lm_head.weight", "language_model.lm_head.weight"),
-        ("model.image_newline", "image_newline"),
-        ("model.language_model.norm.weight", "language_model.model.norm.weight"),
-        ("model.multi_modal_projector.linear_1.bias", "multi_modal_projector.linear_1.bias"),
-        ("model.vision_tower.embeddings.x", "vision_tower.vision_model.embeddings.x"),
-        ("model.vision_tower.vision_model.x", "vision_tower.vision_model.x"),
-    ],
-)
-def test_names_are_those_of_published_checkpoints(inside: str, published: str):
-    assert full_weights.checkpoint_name(inside) == published

@@ -15,7 +15,7 @@ from service.annotator import AnnotatorUnavailable, CannotJudge
 from tests.servers import free_port
 from tests.service.samples import png
 from tests.worker.annotators.test_prompt import case
-from worker.annotators.openai import MAX_ANSWER_BYTES, Endpoint
+from worker.annotators.openai import MAX_ANSWER_BYTES, OpenAIAnnotator
 from worker.settings import WorkerSettings
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -66,7 +66,7 @@ def said(text: str | None) -> Answer:
     return 200, {}, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
 
-def endpoint(server: Scripted | None, **changes: Any) -> Endpoint:
+def endpoint(server: Scripted | None, **changes: Any) -> OpenAIAnnotator:
     port = server.server_port if server else free_port()
     given = {
         "annotator_url": f"http://127.0.0.1:{port}/v1/",
@@ -74,10 +74,10 @@ def endpoint(server: Scripted | None, **changes: Any) -> Endpoint:
         "annotator_attempts": 2,
         **changes,
     }
-    return Endpoint(WorkerSettings.model_validate(given))
+    return OpenAIAnnotator(WorkerSettings.model_validate(given))
 
 
-async def compare(endpoint: Endpoint, **changes: Any) -> str:
+async def compare(endpoint: OpenAIAnnotator, **changes: Any) -> str:
     try:
         return (await endpoint.compare(case(**changes))).choice
     finally:

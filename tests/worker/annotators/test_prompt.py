@@ -30,14 +30,14 @@ def case(**changes: Any) -> Case:
 
 def test_the_question_has_all_that_is_needed() -> None:
     earlier = [user_turn("Hello.", 1), assistant_turn("Hi."), user_turn("What is there?", 1)]
-    turn = prompt.question(case(conversation=earlier, images=[b"1", b"2"]))
+    turn = prompt.comparison_message(case(conversation=earlier, images=[b"1", b"2"]))
     *images, text = turn.parts
     assert images == [ImagePart(), ImagePart()]
     assert isinstance(text, TextPart)
     assert "about 2 images" in text.text
     assert "user: Hello.\nassistant: Hi." in text.text
     assert "Question:\nWhat is there?\n\nResponse 1:\nA cat.\n\nResponse 2:\nA {dog}." in text.text
-    assert "Hello" not in str(prompt.question(case()))
+    assert "Hello" not in str(prompt.comparison_message(case()))
 
 
 @pytest.mark.parametrize(
@@ -64,5 +64,5 @@ def test_the_question_has_all_that_is_needed() -> None:
     ],
 )
 def test_verdicts(text: str, choice: str) -> None:
-    assert prompt.read(text).choice == choice
-    assert prompt.read(text).text == text
+    assert prompt.parse_verdict(text).choice == choice
+    assert prompt.parse_verdict(text).text == text

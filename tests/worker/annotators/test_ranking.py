@@ -8,8 +8,8 @@ import pytest
 from service.annotator import Case, Choice, Verdict
 from service.schemas import Annotation
 from tests.worker.annotators.test_prompt import case
-from worker.annotators import Function
-from worker.annotators.ranking import MAX_TEXT, rank
+from worker.annotators.function import FunctionAnnotator
+from worker.annotators.ranking import MAX_VERDICT_CHARACTERS, rank_responses
 
 
 async def ranked(
@@ -19,8 +19,8 @@ async def ranked(
     orders: Literal["both", "random"] = "both",
     seed: int = 0,
 ) -> Annotation:
-    return await rank(
-        Function(judge), case(), responses, orders=orders, seed=seed, name="a", judge="b"
+    return await rank_responses(
+        FunctionAnnotator(judge), case(), responses, orders=orders, seed=seed, name="a", judge="b"
     )
 
 
@@ -94,4 +94,4 @@ async def test_one_order_is_drawn_from_the_seed() -> None:
 
 async def test_what_it_says_is_kept_up_to_a_bound() -> None:
     annotation = await ranked(lambda _: Verdict("tie", "x" * 5000), ["a", "b"])
-    assert [j.text for j in annotation.judgements] == ["x" * MAX_TEXT] * 2
+    assert [j.text for j in annotation.judgements] == ["x" * MAX_VERDICT_CHARACTERS] * 2

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.schemas import ImageView, WeightSpan
-from worker.bdhs.policy import Completion, SentenceEnd, View
+from worker.bdhs.corruption import ImageCorruption
+from worker.bdhs.policy import Completion, SentenceEnd
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Asked:
     given: str
     """The answer up to the cut."""
     answer: str
-    view: View
+    corruption: ImageCorruption
     seed: int
     guided: bool
 
@@ -37,12 +38,12 @@ class ScriptedPolicy:
         answer: str,
         cut: int,
         *,
-        view: View,
+        corruption: ImageCorruption,
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
         given = answer[:cut]
-        self.asked.append(Asked(given, answer, view, seed, sentence_end is not None))
+        self.asked.append(Asked(given, answer, corruption, seed, sentence_end is not None))
         text = self.say(given)
         end = sentence_end(text) if sentence_end else None
         return Completion(
@@ -53,8 +54,8 @@ class ScriptedPolicy:
             weight_versions=[WeightSpan(start=0, end=len(text), version=7)],
         )
 
-    async def predict(self, answer: str, *, view: View) -> Completion:
-        self.asked.append(Asked(answer, answer, view, seed=0, guided=True))
+    async def predict(self, answer: str, *, corruption: ImageCorruption) -> Completion:
+        self.asked.append(Asked(answer, answer, corruption, seed=0, guided=True))
         text = self.say(answer)
         return Completion(
             text=text,

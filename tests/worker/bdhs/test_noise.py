@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worker.bdhs.noise import MAX_STEPS, alpha_bar, beta, scales
+from worker.bdhs.noise import MAX_STEPS, alpha_bar, beta, noise_scales
 
 K = np.arange(MAX_STEPS + 1)
 BETAS = 1 / (1 + np.exp(-(-6 + 12 * K / 1000))) * (0.5e-2 - 1e-5) + 1e-5
@@ -17,9 +17,9 @@ def test_the_schedule_is_the_papers() -> None:
 
 def test_image_and_noise_keep_the_variance() -> None:
     for steps in (0, 1, 100, 300, 500, 1000):
-        image, noise = scales(steps)
+        image, noise = noise_scales(steps)
         assert image**2 + noise**2 == pytest.approx(1)
-    assert scales(500)[0] < scales(300)[0] < scales(100)[0]
+    assert noise_scales(500)[0] < noise_scales(300)[0] < noise_scales(100)[0]
 
 
 @pytest.mark.parametrize("steps", [-1, MAX_STEPS + 1])

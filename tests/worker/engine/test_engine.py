@@ -11,11 +11,11 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
 
 from service.schemas import BdhsRequest
-from tests.worker.oracle import TOLERANCE, picture
+from tests.worker.oracle import TOLERANCE, random_image
 from worker import engine_policy
-from worker.bdhs.policy import View
-from worker.engine import Engine, written_by
-from worker.engine.early_stop import Watcher, _Watched
+from worker.bdhs.corruption import ImageCorruption
+from worker.engine import Engine, weight_spans
+from worker.engine.early_stop import StopCheck, StopCheckDetokenizer
 
 pytestmark = pytest.mark.asyncio
 
@@ -49,7 +49,7 @@ async def test_prompts_of_several_requests_are_rated_at_once(engine: Engine) -> 
         np.testing.assert_allclose(rated, await rate(prompt), atol=TOLERANCE, rtol=0)
 
 
-async def test_a_watcher_sees_every_token_and_ends_at_any(engine: Engine) -> None:
+async def test_a_stop_check_sees_every_token_and_ends_at_any(engine: Engine) -> None:
     prompt = list(range(10, 40))
 
     def params(**more: Any) -> SamplingParams:
@@ -62,13 +62,13 @@ async def test_a_watcher_sees_every_token_and_ends_at_any(engine: Engine) -> Non
         seen.append(text)
         return len(text) >= 10
 
-    [ended] = (await engine.generate(prompt, params(), watcher=ten)).outputs
+    [ended] = (await engine.generate(prompt, params(), stop_check=ten)).outputs
     assert len(seen[-2]) < 10 <= len(seen[-1])
     assert ended.text == seen[-1]
     assert ended.finish_reason == "stop"
     assert list(ended.token_ids) == list(whole.token_ids)[: len(seen)]
-    assert [(s.start, s.end) for s in written_by(ended, None)] == [(0, len(seen))]
-    several = (await engine.generate(prompt, params(n=3), watcher=ten)).outputs
+    assert [(s.start, s.end) for s in weight_spans(ended, None)] == [(0, len(seen))]
+    several = (await engine.generate(prompt, params(n=3), stop_check=ten)).outputs
     assert len({tuple(answer.token_ids) for answer in several}) == 3
     assert all(answer.finish_reason == "stop" for answer in several)
 
@@ -76,12 +76,12 @@ async def test_a_watcher_sees_every_token_and_ends_at_any(engine: Engine) -> Non
 async def test_a_cancelled_request_leaves_nothing_running(engine: Engine) -> None:
     begun = asyncio.Event()
 
-    def watcher(_: str) -> bool:
+    def stop_check(_: str) -> bool:
         begun.set()
         return False
 
     params = SamplingParams(n=2, max_tokens=400, ignore_eos=True)
-    request = asyncio.create_task(engine.generate([10, 11], params, watcher=watcher))
+    request = asyncio.create_task(engine.generate([10, 11], params, stop_check=stop_check))
     await begun.wait()
     request.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -96,45 +96,45 @@ async def test_of_several_tokens_at_once_those_after_the_end_are_dropped(engine:
         request_id="r", sampling_params=SamplingParams(), prompt_token_ids=[]
     )
     within = FastIncrementalDetokenizer(engine.tokenizer, request)
-    watched = _Watched(within, lambda text: "." in text)
-    assert watched.update(tokens, stop_terminated=False)
-    assert watched.get_next_output_text(finished=True, delta=False) == "One."
-    assert watched.output_token_ids == tokens[: watched.num_output_tokens()]
-    assert 0 < watched.num_output_tokens() < len(tokens)
+    checked = StopCheckDetokenizer(within, lambda text: "." in text)
+    assert checked.update(tokens, stop_terminated=False)
+    assert checked.get_next_output_text(finished=True, delta=False) == "One."
+    assert checked.output_token_ids == tokens[: checked.num_output_tokens()]
+    assert 0 < checked.num_output_tokens() < len(tokens)
 
 
-@pytest.mark.parametrize("ahead", [1, 10_000])
-async def test_of_sentences_under_one_large_view_the_first_goes_ahead(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, ahead: int
+@pytest.mark.parametrize("min_tokens", [1, 10_000])
+async def test_of_sentences_under_one_large_view_the_first_starts_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, min_tokens: int
 ) -> None:
     """The others find its image computed."""
-    monkeypatch.setattr(engine_policy, "AHEAD", ahead)
+    monkeypatch.setattr(engine_policy, "PREFIX_CACHE_MIN_TOKENS", min_tokens)
     seen: list[str] = []
     generate = engine.generate
 
-    async def spied(*args: Any, watcher: Watcher, **more: Any) -> RequestOutput:
+    async def spied(*args: Any, stop_check: StopCheck, **more: Any) -> RequestOutput:
         def spy(text: str) -> bool:
             seen.append("token")
-            return watcher(text)
+            return stop_check(text)
 
         seen.append("start")
-        return await generate(*args, watcher=spy, **more)
+        return await generate(*args, stop_check=spy, **more)
 
     monkeypatch.setattr(engine, "generate", spied)
-    image = picture(80, 150, 1)
+    image = random_image(80, 150, 1)
     reference = "There is a red circle. There is a blue square. There is a star."
     request = BdhsRequest(
         prompt="Describe.", images=["sha256:" + "0" * 64], reference=reference, max_tokens=4
     )
     bound = engine_policy.EnginePolicy(engine, request, image)
-    view = View(list(range(engine.image_tokens(image))))
+    corruption = ImageCorruption(list(range(engine.image_tokens(image))))
     written = await asyncio.gather(
         *(
-            bound.complete(reference, cut, view=view, seed=1, sentence_end=None)
+            bound.complete(reference, cut, corruption=corruption, seed=1, sentence_end=None)
             for cut in (5, 30, 50)
         )
     )
     assert len(written) == 3
-    assert seen[: 4 if ahead == 1 else 3] == (
-        ["start", "token", "start", "start"] if ahead == 1 else ["start"] * 3
+    assert seen[: 4 if min_tokens == 1 else 3] == (
+        ["start", "token", "start", "start"] if min_tokens == 1 else ["start"] * 3
     )

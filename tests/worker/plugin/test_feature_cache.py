@@ -5,11 +5,11 @@ import asyncio
 import pytest
 import torch
 
-from tests.worker.oracle import generate, picture
+from tests.worker.oracle import generate, random_image
 from tests.worker.vision_tower import images_computed
-from worker.bdhs.policy import View
+from worker.bdhs.corruption import ImageCorruption
 from worker.engine import Engine
-from worker.plugin.feature_cache import GIB, Features
+from worker.plugin.feature_cache import GIB, FeatureCache
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def mask(*kept: int) -> torch.Tensor:
 
 
 def test_what_is_known_is_not_computed_again() -> None:
-    features, tower = Features(1.0), Tower()
+    features, tower = FeatureCache(1.0), Tower()
     first = features.embed([b"a", b"b", b"a"], [mask(0), mask(1, 2), mask(0, 3)], tower, CPU)
     assert tower.ran == [[0, 1]]
     assert [rows.shape for rows in first] == [(1, 2), (2, 2), (2, 2)]
@@ -41,7 +41,7 @@ def test_what_is_known_is_not_computed_again() -> None:
 
 
 def test_an_image_without_a_key_is_never_kept() -> None:
-    features, tower = Features(1.0), Tower()
+    features, tower = FeatureCache(1.0), Tower()
     for _ in range(2):
         features.embed([None, None], [mask(0), mask(1)], tower, CPU)
     assert tower.ran == [[0, 1], [0, 1]]
@@ -49,7 +49,7 @@ def test_an_image_without_a_key_is_never_kept() -> None:
 
 def test_the_memory_is_bounded_and_the_oldest_goes_first() -> None:
     two_images = 2 * 4 * 2 * 4
-    features, tower = Features(two_images / GIB), Tower()
+    features, tower = FeatureCache(two_images / GIB), Tower()
     for key in (b"a", b"b", b"a", b"c", b"a", b"b"):
         features.embed([key], [mask(0)], tower, CPU)
     assert len(tower.ran) == 4  # a, b, c, and b again, which had gone for c
@@ -57,14 +57,14 @@ def test_the_memory_is_bounded_and_the_oldest_goes_first() -> None:
 
 @pytest.mark.parametrize("gib", [0.0, 1 / GIB])
 def test_what_does_not_fit_is_not_kept(gib: float) -> None:
-    features, tower = Features(gib), Tower()
+    features, tower = FeatureCache(gib), Tower()
     for _ in range(2):
         assert features.embed([b"a"], [mask(0)], tower, CPU)[0].shape == (1, 2)
     assert len(tower.ran) == 2
 
 
 def test_nothing_is_known_after_other_weights() -> None:
-    features, tower = Features(1.0), Tower()
+    features, tower = FeatureCache(1.0), Tower()
     features.embed([b"a"], [mask(0)], tower, CPU)
     features.clear()
     features.embed([b"a"], [mask(0)], tower, CPU)
@@ -73,18 +73,22 @@ def test_nothing_is_known_after_other_weights() -> None:
 
 async def test_the_engine_runs_its_tower_once_for_all_masks_of_an_image(engine: Engine) -> None:
     before = await images_computed(engine)
-    for image in (picture(80, 150, 31), picture(56, 56, 32)):
+    for image in (random_image(80, 150, 31), random_image(56, 56, 32)):
         for masks in ([[0], [1, 2]], [[3], list(range(9))]):
-            await asyncio.gather(*(generate(engine, "What?", image, View(kept)) for kept in masks))
+            await asyncio.gather(
+                *(generate(engine, "What?", image, ImageCorruption(kept)) for kept in masks)
+            )
         await generate(engine, "What?", image, None)
     assert await images_computed(engine) == before + 2
 
 
 async def test_noise_is_another_image_every_time(engine: Engine) -> None:
-    image = picture(80, 150, 33)
+    image = random_image(80, 150, 33)
     before = await images_computed(engine)
     for seed in (1, 2, 1):
-        view = View(list(range(engine.image_tokens(image))), noise_steps=300, noise_seed=seed)
-        await generate(engine, "What?", image, view)
+        corruption = ImageCorruption(
+            list(range(engine.image_tokens(image))), noise_steps=300, noise_seed=seed
+        )
+        await generate(engine, "What?", image, corruption)
     # The third is the first again, which vLLM itself remembers.
     assert await images_computed(engine) == before + 2

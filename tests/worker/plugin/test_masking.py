@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from service.schemas import BdhsRequest, user_turn
-from tests.worker.oracle import TOLERANCE, Oracle, generate, picture
-from worker.bdhs.policy import View
+from tests.worker.oracle import TOLERANCE, Oracle, generate, random_image
+from worker.bdhs.corruption import ImageCorruption
 from worker.engine import Engine, RequestRefused
 from worker.engine_policy import EnginePolicy
 from worker.prompts import Prompt
@@ -33,10 +33,13 @@ def masks(image_tokens: int) -> list[list[int] | None]:
 async def test_a_masked_request_equals_attention_masking(engine: Engine, oracle: Oracle) -> None:
     """All masks of all pictures are in the engine together."""
     text = "Describe the image."
-    pictures = [picture(80, 150, 1), picture(56, 56, 2), picture(200, 40, 3)]
+    pictures = [random_image(80, 150, 1), random_image(56, 56, 2), random_image(200, 40, 3)]
     cases = [(p, kept) for p in pictures for kept in masks(engine.image_tokens(p))]
     answers = await asyncio.gather(
-        *(generate(engine, text, p, None if kept is None else View(kept)) for p, kept in cases)
+        *(
+            generate(engine, text, p, None if kept is None else ImageCorruption(kept))
+            for p, kept in cases
+        )
     )
     prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
     rendered = engine.tokenizer.decode(prompt.token_ids)
@@ -44,7 +47,7 @@ async def test_a_masked_request_equals_attention_masking(engine: Engine, oracle:
     for (image, kept), (answer, prompt_length) in zip(cases, answers, strict=True):
         all_kept = list(range(engine.image_tokens(image)))
         shown = all_kept if kept is None else kept
-        truth = oracle.generate(rendered, image, View(shown))
+        truth = oracle.generate(rendered, image, ImageCorruption(shown))
         assert answer.token_ids == truth.token_ids, f"{image.image.size}, kept {kept}"
         np.testing.assert_allclose(answer.logprobs, truth.logprobs, atol=TOLERANCE, rtol=0)
         assert prompt_length == len(prompt.token_ids) - 1 + len(shown)
@@ -54,20 +57,22 @@ async def test_a_masked_request_equals_attention_masking(engine: Engine, oracle:
 
 async def test_noise_equals_noise_on_the_processed_pixels(engine: Engine, oracle: Oracle) -> None:
     """Alone and with a mask; several noises of one picture in one batch."""
-    image = picture(80, 150, 1)
+    image = random_image(80, 150, 1)
     everything = list(range(engine.image_tokens(image)))
     views = [
-        View(everything, noise_steps=500, noise_seed=1),
-        View(everything, noise_steps=500, noise_seed=2),
-        View(everything, noise_steps=100, noise_seed=1),
-        View(everything[::2], noise_steps=500, noise_seed=1),
+        ImageCorruption(everything, noise_steps=500, noise_seed=1),
+        ImageCorruption(everything, noise_steps=500, noise_seed=2),
+        ImageCorruption(everything, noise_steps=100, noise_seed=1),
+        ImageCorruption(everything[::2], noise_steps=500, noise_seed=1),
     ]
     text = "Describe the image."
-    answers = await asyncio.gather(*(generate(engine, text, image, view) for view in views))
+    answers = await asyncio.gather(
+        *(generate(engine, text, image, corruption) for corruption in views)
+    )
     prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
     rendered = engine.tokenizer.decode(prompt.token_ids)
-    for view, (answer, _) in zip(views, answers, strict=True):
-        truth = oracle.generate(rendered, image, view)
+    for corruption, (answer, _) in zip(views, answers, strict=True):
+        truth = oracle.generate(rendered, image, corruption)
         assert answer.token_ids == truth.token_ids
         np.testing.assert_allclose(answer.logprobs, truth.logprobs, atol=TOLERANCE, rtol=0)
     assert len({tuple(answer.logprobs) for answer, _ in answers}) == len(views)
@@ -75,7 +80,7 @@ async def test_noise_equals_noise_on_the_processed_pixels(engine: Engine, oracle
 
 async def test_token_guidance_equals_teacher_forcing(engine: Engine, oracle: Oracle) -> None:
     """Every token is the likeliest one after the reference's true ones, from one prefill."""
-    image = picture(80, 150, 1)
+    image = random_image(80, 150, 1)
     everything = list(range(engine.image_tokens(image)))
     request = BdhsRequest(
         prompt="Describe the image.",
@@ -86,23 +91,23 @@ async def test_token_guidance_equals_teacher_forcing(engine: Engine, oracle: Ora
     )
     policy = EnginePolicy(engine, request, image)
     for seed in (1, 2):
-        view = View(everything, noise_steps=500, noise_seed=seed)
-        written = await policy.predict(request.reference, view=view)
+        corruption = ImageCorruption(everything, noise_steps=500, noise_seed=seed)
+        written = await policy.predict(request.reference, corruption=corruption)
         prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
-        ids, before = prompt.whole(request.reference)
-        inputs = oracle.inputs(engine.tokenizer.decode(ids), image, view)
+        ids, before = prompt.token_ids_with(request.reference)
+        inputs = oracle.inputs(engine.tokenizer.decode(ids), image, corruption)
         with torch.inference_mode():
             logits = oracle.model(**inputs).logits[0]
         before += len(everything) - 1
         assert list(written.token_ids) == logits[before - 1 : -1].argmax(-1).tolist()
-        assert len(written.token_ids) == len(prompt.whole(request.reference)[0]) - (
+        assert len(written.token_ids) == len(prompt.token_ids_with(request.reference)[0]) - (
             before - len(everything) + 1
         )
 
 
 async def test_the_views_cover_every_image_token_once(engine: Engine) -> None:
     for size in [(80, 150), (56, 56), (200, 40), (31, 97), (640, 480)]:
-        image = picture(*size, seed=4)
+        image = random_image(*size, seed=4)
         views = engine.image_views(image)
         counted = sum(v.rows * (v.columns + v.newline) for v in views)
         assert counted == engine.image_tokens(image)
@@ -114,8 +119,8 @@ async def test_the_views_cover_every_image_token_once(engine: Engine) -> None:
 async def test_a_mask_outside_the_image_is_refused_and_the_engine_lives(
     engine: Engine, kept: list[int]
 ) -> None:
-    image = picture(56, 56, 5)
+    image = random_image(56, 56, 5)
     with pytest.raises(RequestRefused, match="outside"):
-        await generate(engine, "Describe the image.", image, View(kept))
+        await generate(engine, "Describe the image.", image, ImageCorruption(kept))
     assert engine.alive
-    await generate(engine, "Describe the image.", image, View([0]))
+    await generate(engine, "Describe the image.", image, ImageCorruption([0]))

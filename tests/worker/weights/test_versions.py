@@ -6,7 +6,7 @@ The oracle is transformers + peft on the published files: greedy, float32.
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +17,13 @@ from safetensors.torch import load_file, save_file
 from service.schemas import WeightManifest, WeightVersion, user_turn
 from service.weight_store import MANIFEST, BadWeights, WeightStore
 from tests.worker.adapters import LANGUAGE_MODEL, make_adapter
-from tests.worker.oracle import TOLERANCE, Oracle, Written, generate, picture
-from worker.bdhs.policy import View
+from tests.worker.oracle import TOLERANCE, Oracle, Written, generate, random_image
+from worker.bdhs.corruption import ImageCorruption
 from worker.engine import Engine
 from worker.prompts import Prompt
-from worker.weights.versions import Versions
+from worker.weights.versions import WeightVersions
 
 TEXT = "Describe the image."
-
-
-@pytest.fixture
-async def versions(engine: Engine) -> AsyncIterator[Versions]:
-    versions = Versions(engine)
-    yield versions
-    for version in range(1, 60):
-        await engine.remove_lora(version)
-    versions.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> WeightStore:
-    return WeightStore(str(tmp_path / "store"))
 
 
 def publish(
@@ -47,29 +33,29 @@ def publish(
     return store.publish(made, version, "lora")
 
 
-async def write(engine: Engine, versions: Versions, version: int) -> Written:
+async def write(engine: Engine, versions: WeightVersions, version: int) -> Written:
     written, _ = await generate(
-        engine, TEXT, picture(80, 60, 9), view=None, lora=versions.lora(version)
+        engine, TEXT, random_image(80, 60, 9), corruption=None, lora=versions.lora_request(version)
     )
     return written
 
 
 def truth(engine: Engine, adapter: Path) -> Written:
-    image = picture(80, 60, 9)
+    image = random_image(80, 60, 9)
     prompt = Prompt(engine.tokenizer, [user_turn(TEXT, images=1)], engine.image_token_id)
-    everything = View(list(range(engine.image_tokens(image))))
+    everything = ImageCorruption(list(range(engine.image_tokens(image))))
     rendered = engine.tokenizer.decode(prompt.token_ids)
     return Oracle(engine.model, adapter).generate(rendered, image, everything)
 
 
 async def test_what_a_version_writes_equals_transformers_with_its_adapter(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     before = await write(engine, versions, 0)
     written = [before]
     for number, rank in ((1, 8), (2, 16)):
         version = publish(engine, store, tmp_path, number, rank=rank)
-        await versions.has_room()
+        await versions.wait_for_room()
         await versions.adopt(version)
         assert versions.current == number
         answer = await write(engine, versions, number)
@@ -85,7 +71,7 @@ async def test_what_a_version_writes_equals_transformers_with_its_adapter(
     "module", ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 )
 async def test_every_module_of_an_adapter_is_applied(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path, module: str
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path, module: str
 ) -> None:
     targets = LANGUAGE_MODEL.replace("(q|k|v|o|gate|up|down)_proj", module)
     await versions.adopt(publish(engine, store, tmp_path, 7, targets=targets))
@@ -97,18 +83,18 @@ async def test_every_module_of_an_adapter_is_applied(
 
 
 async def test_a_job_keeps_its_version_and_nothing_waits_for_it(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     await versions.adopt(publish(engine, store, tmp_path, 11))
     alone = await write(engine, versions, 11)
-    with versions.use() as lora:
+    with versions.use_current() as lora:
         assert lora is not None
         began_with = lora.lora_int_id
         assert began_with == 11
         running = asyncio.create_task(write(engine, versions, began_with))
-        await versions.has_room()
+        await versions.wait_for_room()
         await versions.adopt(publish(engine, store, tmp_path, 12))
-        with versions.use() as newer:
+        with versions.use_current() as newer:
             assert newer is not None
             assert newer.lora_int_id == 12
             new = await write(engine, versions, 12)
@@ -119,12 +105,12 @@ async def test_a_job_keeps_its_version_and_nothing_waits_for_it(
 
 
 async def test_the_newest_waits_for_room_while_older_versions_are_in_use(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     await versions.adopt(publish(engine, store, tmp_path, 21))
-    with versions.use():
+    with versions.use_current():
         await versions.adopt(publish(engine, store, tmp_path, 22))
-        room = asyncio.create_task(versions.has_room())
+        room = asyncio.create_task(versions.wait_for_room())
         await asyncio.sleep(0)
         assert not room.done()
     await asyncio.wait_for(room, 10)
@@ -157,7 +143,7 @@ def change_manifest(folder: Path) -> None:
 )
 async def test_a_damaged_version_is_refused_and_the_old_one_serves_on(
     engine: Engine,
-    versions: Versions,
+    versions: WeightVersions,
     store: WeightStore,
     tmp_path: Path,
     damage: Callable[[Path], None],
@@ -239,7 +225,7 @@ def half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 )
 async def test_what_the_engine_would_not_apply_whole_is_refused(
     engine: Engine,
-    versions: Versions,
+    versions: WeightVersions,
     store: WeightStore,
     tmp_path: Path,
     edit: Callable[[Path], None],
@@ -256,7 +242,7 @@ async def test_what_the_engine_would_not_apply_whole_is_refused(
 
 
 async def test_a_rank_above_the_workers_is_refused(
-    engine: Engine, versions: Versions, store: WeightStore, tmp_path: Path
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
 ) -> None:
     with pytest.raises(BadWeights, match="rank 32; this worker takes at most 16"):
         await versions.adopt(publish(engine, store, tmp_path, 51, rank=32))

@@ -5,7 +5,6 @@ one pinpoint, so that an image is 36 tokens (16 of the whole image, 16 of its on
 breaks), and a Llama. Geometry after what trains in minutes on two CPU cores (docs/toy.md).
 """
 
-import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from service.checkpoint_names import published_name
 from trainer.toy.recipe.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, PAD_ID
 from trainer.toy.world import IMAGE_SIZE
 
@@ -30,9 +30,6 @@ IMAGE_TOKENS = 36
 WEIGHTS_FILE = "model.safetensors"
 CONTEXT_LENGTH = 1024
 """Positions of the language model, in tokens."""
-
-_TOWER = re.compile(r"^vision_tower\.(?!vision_model\.)")
-_ENGINE_TOWER = "vision_tower.vision_model."
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaNextProcessor:
@@ -104,7 +101,7 @@ def save(
     deepcopy(model).half().save_pretrained(folder)
     processor.save_pretrained(folder)
     file = folder / WEIGHTS_FILE
-    weights = {_TOWER.sub(_ENGINE_TOWER, name): part for name, part in load_file(file).items()}
+    weights = {published_name(name): part for name, part in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})
     file.chmod(0o644)  # safetensors lets only the owner read
 

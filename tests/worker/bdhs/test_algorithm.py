@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from service.schemas import BdhsRequest
 from tests.worker.bdhs.scripted import ScriptedPolicy
-from worker.bdhs.loop import Rejected, make_rejected
+from worker.bdhs.algorithm import RejectedResponse, generate_rejected
 from worker.bdhs.sentences import split
 
 REFERENCE = "Yes, there is a dog. It sleeps on a red sofa.  A lamp stands behind it."
@@ -34,11 +34,11 @@ async def run(
     seed: int = 3,
     reference: str = REFERENCE,
     **settings: object,
-) -> Rejected:
+) -> RejectedResponse:
     request = BdhsRequest.model_validate(
         {"prompt": "What is there?", "images": ["x"], "reference": reference, **settings}
     )
-    return await make_rejected(request, seed, policy, Scores(scores))
+    return await generate_rejected(request, seed, policy, Scores(scores))
 
 
 def parrot() -> ScriptedPolicy:
@@ -61,7 +61,7 @@ async def test_every_iteration_draws_mask_and_cuts_again() -> None:
     policy = parrot()
     await run(policy, [1.0], max_iterations=4, rho=0.5)
     rounds = [policy.asked[i : i + 3] for i in range(0, 9, 3)]
-    assert len({tuple(sentences[0].view.kept) for sentences in rounds}) == 3
+    assert len({tuple(sentences[0].corruption.kept) for sentences in rounds}) == 3
     assert len({tuple(a.given for a in sentences) for sentences in rounds}) == 3
     assert len({a.seed for a in policy.asked}) == len(policy.asked)
 
@@ -69,7 +69,7 @@ async def test_every_iteration_draws_mask_and_cuts_again() -> None:
 async def test_the_sentences_of_one_iteration_see_the_same_mask() -> None:
     policy = parrot()
     await run(policy, rho=0.5)
-    assert len({tuple(a.view.kept) for a in policy.asked}) == 1
+    assert len({tuple(a.corruption.kept) for a in policy.asked}) == 1
 
 
 async def test_the_last_iteration_is_unguided_and_taken_as_it_is() -> None:
@@ -164,9 +164,9 @@ async def test_the_oldest_version_of_the_last_iteration_counts() -> None:
 async def test_noise_is_drawn_anew_and_hides_no_token() -> None:
     policy = parrot()
     rejected = await run(policy, [1.0, 0.1], corruption="noise", noise_steps=300)
-    views = [policy.asked[0].view, policy.asked[-1].view]
-    assert all(list(view.kept) == list(range(36)) for view in views)
-    assert all(view.noise_steps == 300 for view in views)
+    views = [policy.asked[0].corruption, policy.asked[-1].corruption]
+    assert all(list(corruption.kept) == list(range(36)) for corruption in views)
+    assert all(corruption.noise_steps == 300 for corruption in views)
     assert views[0].noise_seed != views[1].noise_seed
     assert [i.images[0].noise_seed for i in rejected.trace.iterations] == [
         v.noise_seed for v in views
@@ -176,8 +176,8 @@ async def test_noise_is_drawn_anew_and_hides_no_token() -> None:
 async def test_both_corruptions_together() -> None:
     policy = parrot()
     await run(policy, corruption="attention+noise", rho=0.5)
-    assert len(policy.asked[0].view.kept) < 36
-    assert policy.asked[0].view.noise_steps == 500
+    assert len(policy.asked[0].corruption.kept) < 36
+    assert policy.asked[0].corruption.noise_steps == 500
 
 
 async def test_token_guidance_predicts_the_whole_reference_and_is_never_unguided() -> None:
@@ -186,7 +186,7 @@ async def test_token_guidance_predicts_the_whole_reference_and_is_never_unguided
         policy, [1.0], guidance="token", corruption="noise", max_iterations=3, swap_yes_no=False
     )
     assert [a.given for a in policy.asked] == [REFERENCE] * 3
-    assert len({a.view.noise_seed for a in policy.asked}) == 3
+    assert len({a.corruption.noise_seed for a in policy.asked}) == 3
     assert [(s.start, s.end) for s in rejected.spans] == [(0, len(rejected.text))]
 
 
@@ -216,7 +216,7 @@ async def test_a_completion_joins_with_the_references_own_white_space() -> None:
     assert rejected.text.endswith("cat.\t")
 
 
-def outside(rejected: Rejected) -> list[str]:
+def outside(rejected: RejectedResponse) -> list[str]:
     """The pieces of the text that the policy did not write."""
     pieces, position = [], 0
     for span in rejected.spans:

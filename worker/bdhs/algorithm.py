@@ -20,15 +20,16 @@ from service.schemas import (
     Span,
 )
 from worker.bdhs import cuts, sentences
+from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.mask import draw_mask
-from worker.bdhs.policy import Completion, Policy, View
+from worker.bdhs.policy import Completion, Policy
 
 Similarity = Callable[[str, str], Awaitable[float]]
 """Cosine similarity of two texts' embeddings, in [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class RejectedResponse:
     """A rejected response and how it was made."""
 
     text: str
@@ -47,9 +48,9 @@ class Rejected:
         return min(span.version for span in spans)
 
 
-async def make_rejected(
+async def generate_rejected(
     request: BdhsRequest, seed: int, policy: Policy, similarity: Similarity
-) -> Rejected:
+) -> RejectedResponse:
     """Run BDHS for one reference, with the full trace.
 
     The same request, seed and policy draw the same masks, swaps, cuts and sampling seeds.
@@ -59,23 +60,23 @@ async def make_rejected(
         number = len(iterations) + 1
         rng = Random(f"{seed}/{number}")
         last = number == request.max_iterations
-        view = _draw_view(request, rng, policy)
+        corruption = _draw_corruption(request, rng, policy)
         guided = request.guidance == "sentence" and not (last and number > 1)
         if guided:
-            text, spans, traces = await _complete_sentences(request, rng, policy, view)
+            text, spans, traces = await _complete_sentences(request, rng, policy, corruption)
         elif request.guidance == "token":
-            text, spans, traces = await _predict_tokens(request, policy, view)
+            text, spans, traces = await _predict_tokens(request, policy, corruption)
         else:
-            text, spans, traces = await _generate_freely(rng, policy, view)
+            text, spans, traces = await _generate_freely(rng, policy, corruption)
         score = await similarity(text, request.reference)
         iterations.append(
             IterationTrace(
                 guided=guided or request.guidance == "token",
                 images=[
                     CorruptionTrace(
-                        kept=list(view.kept),
-                        noise_steps=view.noise_steps,
-                        noise_seed=view.noise_seed,
+                        kept=list(corruption.kept),
+                        noise_steps=corruption.noise_steps,
+                        noise_seed=corruption.noise_seed,
                     )
                 ],
                 sentences=traces,
@@ -88,16 +89,16 @@ async def make_rejected(
                 images=[ImageTrace(tokens=policy.image_tokens, views=policy.image_views)],
                 iterations=iterations,
             )
-            return Rejected(text, spans, trace)
+            return RejectedResponse(text, spans, trace)
 
 
-def _draw_view(request: BdhsRequest, rng: Random, policy: Policy) -> View:
+def _draw_corruption(request: BdhsRequest, rng: Random, policy: Policy) -> ImageCorruption:
     """Which image tokens stay, and which noise."""
     rho = request.rho if request.hides_tokens else 0.0
     kept = draw_mask(policy.image_tokens, rho, rng)
     if not request.adds_noise:
-        return View(kept)
-    return View(kept, noise_steps=request.noise_steps, noise_seed=rng.getrandbits(62))
+        return ImageCorruption(kept)
+    return ImageCorruption(kept, noise_steps=request.noise_steps, noise_seed=rng.getrandbits(62))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def _draw_cut(request: BdhsRequest, place: sentences.Sentence, rng: Random, poli
 
 
 async def _complete_sentences(
-    request: BdhsRequest, rng: Random, policy: Policy, view: View
+    request: BdhsRequest, rng: Random, policy: Policy, corruption: ImageCorruption
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
     """Every sentence from its own cut, each after the *true* sentences before it, all at once."""
     reference = request.reference
@@ -138,7 +139,7 @@ async def _complete_sentences(
         return await policy.complete(
             reference[: cut.place.start] + cut.text + reference[cut.place.end :],
             cut.place.start + cut.at if cut.at else before,
-            view=view,
+            corruption=corruption,
             seed=cut.seed,
             sentence_end=lambda generated: sentences.sentence_end(given, generated),
         )
@@ -180,18 +181,18 @@ def _join(
 
 
 async def _generate_freely(
-    rng: Random, policy: Policy, view: View
+    rng: Random, policy: Policy, corruption: ImageCorruption
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
     seed = rng.getrandbits(62)
-    completion = await policy.complete("", 0, view=view, seed=seed, sentence_end=None)
+    completion = await policy.complete("", 0, corruption=corruption, seed=seed, sentence_end=None)
     return _written_whole(completion, seed)
 
 
 async def _predict_tokens(
-    request: BdhsRequest, policy: Policy, view: View
+    request: BdhsRequest, policy: Policy, corruption: ImageCorruption
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
-    """POVID's distortion: nothing is sampled, so the view is all that is drawn."""
-    return _written_whole(await policy.predict(request.reference, view=view), seed=0)
+    """POVID's distortion: nothing is sampled, so the corruption is all that is drawn."""
+    return _written_whole(await policy.predict(request.reference, corruption=corruption), seed=0)
 
 
 def _written_whole(

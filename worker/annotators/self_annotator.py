@@ -4,6 +4,10 @@ from service.annotator import Case, Verdict
 from worker.annotators import prompt
 
 
-class Policy:
+class SelfAnnotator:
+    """Asks the job's own policy."""
+
     async def compare(self, case: Case) -> Verdict:
-        return prompt.read(await case.ask([prompt.question(case)], max_tokens=prompt.MAX_TOKENS))
+        return prompt.parse_verdict(
+            await case.ask([prompt.comparison_message(case)], max_tokens=prompt.MAX_TOKENS)
+        )

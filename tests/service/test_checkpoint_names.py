@@ -1,0 +1,22 @@
+"""What transformers calls a tensor in memory, in a file, and what published checkpoints call it."""
+
+import pytest
+
+from service.checkpoint_names import published_name
+
+
+@pytest.mark.parametrize(
+    ("inside", "published"),
+    [
+        ("lm_head.weight", "language_model.lm_head.weight"),
+        ("model.image_newline", "image_newline"),
+        ("model.language_model.norm.weight", "language_model.model.norm.weight"),
+        ("model.multi_modal_projector.linear_1.bias", "multi_modal_projector.linear_1.bias"),
+        ("model.vision_tower.embeddings.x", "vision_tower.vision_model.embeddings.x"),
+        ("model.vision_tower.vision_model.x", "vision_tower.vision_model.x"),
+        ("vision_tower.embeddings.x", "vision_tower.vision_model.embeddings.x"),
+    ],
+)
+def test_names_are_those_of_published_checkpoints(inside: str, published: str):
+    assert published_name(inside) == published
+    assert published_name(published) == published

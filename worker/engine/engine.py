@@ -1,0 +1,328 @@
+"""One vLLM engine behind a small interface: requests, adapters, full weights, restarts."""
+
+import asyncio
+import multiprocessing
+import time
+import uuid
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+import structlog
+from transformers import AutoConfig
+from vllm import SamplingParams
+from vllm.config.lora import MaxLoRARanks
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import TokensPrompt
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from service import model_names, tracing
+from service.schemas import ImageView
+from worker.bdhs.corruption import ImageCorruption
+from worker.engine.decoded_image import DecodedImage
+from worker.engine.early_stop import StopCheck, add_stop_check, never_stop
+from worker.engine.errors import EngineDied, LoadFailed, PromptTooLong, RequestRefused
+from worker.engine.platform_defaults import platform_defaults
+from worker.engine.weight_loading import replace_weights
+from worker.model_shapes import model_shapes
+from worker.plugin.families import UnsupportedModel, load_family
+from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE_NOISE, IMAGE_REF, KEPT_IMAGE_TOKENS
+from worker.settings import WorkerSettings
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+DEATH_NOTICE_TIMEOUT_S = 10.0
+"""Longest that vLLM may take to notice that its process was killed."""
+
+DEATH_POLL_S = 0.2
+"""Seconds between two looks whether an engine that owes an answer is still there."""
+
+PROCESSOR_CACHE_GIB = 1.0
+"""vLLM's `mm_processor_cache_gb`: bound on the processed images that its process keeps, where every
+mask makes another. One serves the sentences of an iteration and no other, so vLLM's default of
+4 GiB would hold what nobody asks for again."""
+
+LORA_RANKS = get_args(MaxLoRARanks)
+"""Ranks that vLLM sets memory aside for."""
+
+
+class Engine:
+    """A vLLM engine for a LLaVA model, and what must be known of that model to feed it.
+
+    `restart` brings a dead one back, with the weights that it had. `generate` may be called any
+    number of times at once.
+    """
+
+    def __init__(self, settings: WorkerSettings):
+        self._settings = settings
+        self.max_lora_rank = settings.max_lora_rank
+        self.max_loras = settings.max_loras
+        self.model = model_names.resolve_model(settings.model)
+        """The policy's folder or hub name."""
+        self._llm: AsyncLLM | None = None
+        self._weights: tuple[Path, int] | None = None
+        """Folder and version of the full weights in place of the model's own."""
+        self.loading = False
+        """Whether full weights are being loaded."""
+        self._half_loaded = False
+        self._in_flight = 0
+        self._last_output = time.monotonic()
+
+    async def start(self) -> None:
+        """Start vLLM and wait until it can serve.
+
+        Raises:
+            UnsupportedModel: the checkpoint is of another family.
+        """
+        await asyncio.to_thread(self._read_config)
+        started = time.monotonic()
+        log.info("engine starting", model=self._settings.model)
+        # Loading blocks for as long as the weights take; leases are renewed meanwhile.
+        llm = await asyncio.to_thread(AsyncLLM.from_engine_args, self._args())
+        try:
+            if self._weights is not None:
+                await self._answer(llm, replace_weights(llm, *self._weights))
+            else:
+                await llm.update_weight_version("0")
+        except BaseException:
+            llm.shutdown()
+            raise
+        config = llm.model_config
+        self._info = llm.renderer.get_mm_processor().info
+        self.tokenizer: Any = llm.get_tokenizer()
+        self.image_token_id: int = config.hf_config.image_token_index
+        self.max_model_len: int = config.max_model_len
+        self._half_loaded = False
+        self._llm = llm
+        self._last_output = time.monotonic()
+        log.info("engine ready", seconds=round(time.monotonic() - started, 1))
+
+    def _args(self) -> AsyncEngineArgs:
+        s = self._settings
+        defaults: dict[str, Any] = {
+            "mm_processor_cache_gb": PROCESSOR_CACHE_GIB,
+            **platform_defaults(s.tensor_parallel_size),
+        }
+        return AsyncEngineArgs(
+            model=self.model,
+            dtype=s.dtype,  # type: ignore[arg-type]
+            max_num_seqs=s.max_num_seqs,
+            gpu_memory_utilization=s.gpu_memory_utilization,
+            tensor_parallel_size=s.tensor_parallel_size,
+            enforce_eager=s.enforce_eager,
+            enable_lora=True,
+            max_loras=s.max_loras,
+            # By default vLLM also makes room beside the output layer. That costs every token a pass
+            # over the vocabulary, and under prompt logprobs of several requests it ends the engine.
+            lora_target_modules=self.shapes.lora_target_modules,
+            max_lora_rank=next(size for size in LORA_RANKS if size >= s.max_lora_rank),
+            additional_config={FEATURE_CACHE_GIB: s.feature_cache_gib},
+            otlp_traces_endpoint=tracing.endpoint(),
+            **({} if s.max_model_len is None else {"max_model_len": s.max_model_len}),
+            **defaults | s.engine_args,
+        )
+
+    def _read_config(self) -> None:
+        """What the checkpoint's config says of the model, before any of its weights are read."""
+        trust = bool(self._settings.engine_args.get("trust_remote_code", False))
+        config = AutoConfig.from_pretrained(self.model, trust_remote_code=trust)
+        architectures = config.architectures or [type(config).__name__]
+        try:
+            self._family = load_family(architectures[0])
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"--model {self.model}: {error}") from None
+        self.shapes = model_shapes(config, self._family.MaskedModel.hf_to_vllm_mapper.apply_list)
+
+    def stop(self) -> None:
+        """Ends the engine's processes; nothing happens if there are none."""
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._llm = None
+
+    async def restart(self) -> None:
+        """Another engine in place of one that is dead, or stuck.
+
+        Requests of a stuck one end with `EngineDied` before it is taken down: vLLM tells them so
+        when its process dies, and not when it is stopped.
+        """
+        if self._llm is not None and not self._llm.errored:
+            for process in multiprocessing.active_children():
+                process.kill()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DEATH_NOTICE_TIMEOUT_S):
+                    while not self._llm.errored:  # noqa: ASYNC110  vLLM tells nobody
+                        await asyncio.sleep(0.05)
+        await asyncio.to_thread(self.stop)
+        await self.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine is up and, if it has work, has written a token of late."""
+        if self._llm is None or self._llm.errored or self._half_loaded:
+            return False
+        if self.loading:  # nothing comes out meanwhile; it has a time limit of its own
+            return True
+        idle = time.monotonic() - self._last_output
+        return self._in_flight == 0 or idle < self._settings.engine_stall_s
+
+    async def add_lora(self, lora: LoRARequest) -> None:
+        """Loads an adapter. Raises: EngineDied; or whatever vLLM has against it, and lives."""
+        try:
+            llm = self._running()
+            await self._answer(llm, llm.add_lora(lora))
+        except EngineDeadError as error:
+            raise EngineDied("the engine died while it loaded an adapter") from error
+
+    async def remove_lora(self, version: int) -> None:
+        """Frees an adapter's slot. An engine that has died holds none."""
+        with suppress(EngineDied, EngineDeadError):
+            await self._running().remove_lora(version)
+
+    async def load_weights(self, folder: Path, version: int) -> None:
+        """Puts full weights in place of all that there are, while requests run.
+
+        Requests under way are held, not ended. They go on with the new weights, from a prefill of
+        what they have so far; `weight_spans` says where. vLLM drops its adapters.
+
+        Args:
+            folder: a checkpoint that has passed `worker.weights.checkpoints.check_checkpoint`. It
+                must stay: an engine that is started again loads it again.
+            version: what requests name as the writer from now on.
+
+        Raises:
+            LoadFailed: with the reason. `restart` brings the previous weights back.
+            EngineDied: the same, and it is not known that these weights were the reason.
+        """
+        llm = self._running()
+        limit = self._settings.load_timeout_s
+        self.loading = True
+        try:
+            async with asyncio.timeout(limit):
+                await self._answer(llm, self._load_weights(llm, folder, version))
+        except BaseException as error:
+            # A second load on top of a half one mixes the two (vLLM goes on where it broke off),
+            # so nothing is mended in place.
+            self._half_loaded |= self._llm is llm
+            if isinstance(error, EngineDeadError):
+                raise EngineDied("the engine died while it loaded weights") from error
+            if isinstance(error, TimeoutError):
+                raise LoadFailed(f"it took longer than {limit:g} s (load_timeout_s)") from error
+            if isinstance(error, Exception):
+                raise LoadFailed(f"{type(error).__name__}: {error}") from error
+            raise
+        finally:
+            self.loading = False
+            self._last_output = time.monotonic()
+        self._weights = (folder, version)
+
+    async def _load_weights(self, llm: AsyncLLM, folder: Path, version: int) -> None:
+        await llm.pause_generation(mode="keep", clear_cache=False)
+        await replace_weights(llm, folder, version)
+        await llm.resume_generation()
+
+    @staticmethod
+    async def _answer(llm: AsyncLLM, call: Coroutine[Any, Any, T]) -> T:
+        """What the engine answers. vLLM leaves a call waiting for ever when its process dies.
+
+        Raises: EngineDeadError; and what the call raises.
+        """
+        answer = asyncio.create_task(call)
+        try:
+            while not (await asyncio.wait({answer}, timeout=DEATH_POLL_S))[0]:
+                if llm.errored:
+                    raise EngineDeadError
+            return answer.result()
+        finally:
+            answer.cancel()
+
+    def _running(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineDied("the engine is not running")
+        return self._llm
+
+    def image_tokens(self, image: DecodedImage) -> int:
+        """k: into how many vectors the model encodes this image."""
+        width, height = image.image.size
+        return self._info.get_num_image_tokens(image_width=width, image_height=height)
+
+    def image_views(self, image: DecodedImage) -> list[ImageView]:
+        """How those vectors cover the image."""
+        width, height = image.image.size
+        return self._family.image_views(self._info, width, height)
+
+    async def generate(
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        images: Sequence[DecodedImage] = (),
+        *,
+        corruption: ImageCorruption | None = None,
+        lora: LoRARequest | None = None,
+        stop_check: StopCheck = never_stop,
+    ) -> RequestOutput:
+        """A request's answers, once they are complete. Cancelled, it leaves nothing running.
+
+        Args:
+            prompt_token_ids: with one image placeholder for each image.
+            params: `max_tokens` is lowered to what the context leaves. They belong to the request.
+            corruption: of the request's only image, keeping at least one token. None: none. With no
+                image: one that keeps nothing, or None.
+            lora: an adapter that `add_lora` has accepted; any other kills vLLM's process.
+            stop_check: sees each answer after every token, and may end it.
+
+        Raises:
+            PromptTooLong, RequestRefused, EngineDied
+        """
+        llm = self._running()
+        all_tokens = sum(map(self.image_tokens, images))
+        image_tokens = all_tokens if corruption is None else len(corruption.kept)
+        length = len(prompt_token_ids) - len(images) + image_tokens
+        if length >= self.max_model_len:
+            raise PromptTooLong(length, self.max_model_len)
+        params.max_tokens = min(params.max_tokens or length, self.max_model_len - length)
+        params.output_kind = RequestOutputKind.FINAL_ONLY
+        prompt = TokensPrompt(prompt_token_ids=list(prompt_token_ids))
+        if images:
+            prompt["multi_modal_data"] = {"image": [i.image for i in images]}
+            prompt["multi_modal_uuids"] = {"image": [i.ref for i in images]}
+            if len(images) == 1:
+                changes: dict[str, Any] = {IMAGE_REF: images[0].ref}
+                # What changes nothing is left out, so that its cached embeddings are shared.
+                if corruption is not None and image_tokens < all_tokens:
+                    changes[KEPT_IMAGE_TOKENS] = list(corruption.kept)
+                if corruption is not None and corruption.noise_steps:
+                    changes[IMAGE_NOISE] = [corruption.noise_steps, corruption.noise_seed]
+                prompt["mm_processor_kwargs"] = changes
+
+        def check(text: str) -> bool:
+            self._last_output = time.monotonic()
+            return stop_check(text)
+
+        if self._in_flight == 0:
+            self._last_output = time.monotonic()
+        self._in_flight += 1
+        request_id = uuid.uuid4().hex
+        output: RequestOutput | None = None
+        try:
+            queue = await llm.add_request(
+                request_id, prompt, params, lora_request=lora, trace_headers=tracing.headers()
+            )
+            add_stop_check(llm, request_id, check)
+            output = cast(RequestOutput, await queue.get())
+            return output
+        except EngineDeadError as error:
+            raise EngineDied("the engine died while it worked on this") from error
+        except VLLMClientError as error:
+            raise RequestRefused(str(error)) from error
+        finally:
+            self._in_flight -= 1
+            if output is None:
+                await llm.abort(request_id)

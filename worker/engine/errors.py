@@ -1,0 +1,25 @@
+"""How the engine fails, and what it refuses."""
+
+
+class EngineDied(RuntimeError):
+    """The engine's process is gone or no longer answers; what it held may be run again."""
+
+
+class LoadFailed(RuntimeError):
+    """Full weights did not go in whole. The engine counts as dead: it may hold half of them."""
+
+
+class PromptTooLong(ValueError):
+    """The prompt leaves no room for a single new token."""
+
+    def __init__(self, tokens: int, limit: int):
+        super().__init__(
+            f"the prompt has {tokens} tokens with its image; the model takes {limit}, "
+            "one of them new"
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+
+class RequestRefused(ValueError):
+    """vLLM refused a request for what is in it."""
