@@ -200,7 +200,9 @@ class Worker:
     async def _adopt_versions(self) -> None:
         """Takes each newest version; those that came and went meanwhile are skipped."""
         while True:
-            newest = await self._reach(lambda: self._broker.weights.wait_newer(self._judged, LISTEN_S))
+            newest = await self._reach(
+                lambda: self._broker.weights.wait_newer(self._judged, LISTEN_S)
+            )
             if newest is None:
                 continue
             heard_at = time.monotonic()

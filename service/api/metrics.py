@@ -145,7 +145,9 @@ class _Snapshot(Collector):
             waiting.add_metric(of, group.waiting)
             acknowledged.add_metric(of, group.acknowledged)
             stale.add_metric(of, group.stale)
-            staleness.add_metric(of, count_value=group.staleness_count, sum_value=group.staleness_sum)
+            staleness.add_metric(
+                of, count_value=group.staleness_count, sum_value=group.staleness_sum
+            )
         yield from (waiting, acknowledged, stale, staleness)
 
     def _of_weights(self) -> Iterator[Metric]:

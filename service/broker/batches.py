@@ -117,7 +117,9 @@ class Batches:
         """Those of these leases that still stand."""
         return await self._connection.run(_active_leases, run, group, *leases)
 
-    async def wait_any_ended(self, run: str, group: str, leases: list[str], timeout_s: float) -> None:
+    async def wait_any_ended(
+        self, run: str, group: str, leases: list[str], timeout_s: float
+    ) -> None:
         """Returns when one of these leases has ended, or after a while."""
         end = time.monotonic() + timeout_s
         async with self._notifications.subscribe(f"run:{run}") as changed:

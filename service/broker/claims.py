@@ -57,6 +57,7 @@ UNREADABLE_S = 3600.0
 MAX_DOUBLINGS = 32
 """Of a retry's delay: beyond any `retry_max_s`, and far from what a float cannot hold."""
 
+
 @script("claims/claim.lua")
 def _claim(worker: str, limit: int, *kinds: str) -> list[Any]: ...
 

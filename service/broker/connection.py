@@ -31,6 +31,7 @@ MAX_BLOCK_S = 5.0
 CONNECTIONS = 64
 """Of one process, at most. Who finds all in use waits."""
 
+
 class Subscription(Protocol):
     """What is used of redis-py's pub/sub connection."""
 
@@ -103,9 +104,7 @@ class Connection:
         to = self._durable_pipeline if durable else self._pipeline
         return await self._run(to, script, script.arguments(*args, **kwargs))
 
-    async def _run(
-        self, to: Pipeline, script: Script[..., Any], args: tuple[Argument, ...]
-    ) -> Any:
+    async def _run(self, to: Pipeline, script: Script[..., Any], args: tuple[Argument, ...]) -> Any:
         text, sha = self.text(script)
         try:
             return await to.execute("EVALSHA", sha, 1, self.tag, *args)

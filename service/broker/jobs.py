@@ -159,7 +159,9 @@ class Jobs:
                 raise ImageGone(rest[0])
 
     async def get(self, job_id: str) -> Job | None:
-        values = await self._connection.command("HMGET", self._connection.key("job", job_id), *FIELDS)
+        values = await self._connection.command(
+            "HMGET", self._connection.key("job", job_id), *FIELDS
+        )
         return job_from(job_id, values)
 
     async def wait(self, job_id: str, timeout_s: float) -> Job | None:

@@ -39,7 +39,6 @@ MAX_CANCELLED = 500
 """Jobs that one step of a forced deletion cancels; a longer one would hold the server up."""
 
 
-
 @script("runs/put.lua")
 def _put(run: str, epoch: str, settings: str) -> None: ...
 

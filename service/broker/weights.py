@@ -49,7 +49,9 @@ class Weights:
 
     async def get(self, version: int) -> WeightVersion | None:
         """A version as it was announced; None: never, or long ago. Its files may be gone."""
-        text = await self._connection.command("HGET", self._connection.key("weights", "known"), str(version))
+        text = await self._connection.command(
+            "HGET", self._connection.key("weights", "known"), str(version)
+        )
         return WeightVersion.model_validate_json(text) if text else None
 
     async def wait_newer(self, version: int, timeout_s: float) -> WeightVersion | None:
@@ -71,7 +73,9 @@ class Weights:
         await self._connection.run(_refuse, f"{version} {worker_id}", refusal.model_dump_json())
 
     async def state(self) -> State:
-        refused = await self._connection.command("HVALS", self._connection.key("weights", "refused"))
+        refused = await self._connection.command(
+            "HVALS", self._connection.key("weights", "refused")
+        )
         refusals = [Refusal.model_validate_json(text) for text in refused]
         return State(
             newest=await self.newest(),

@@ -74,7 +74,9 @@ class Feeder:
                 await asyncio.sleep(0.05)
 
     async def _open(self) -> list[str]:
-        return await self._broker.connection.redis.zrange(self._broker.connection.key("open"), 0, -1)
+        return await self._broker.connection.redis.zrange(
+            self._broker.connection.key("open"), 0, -1
+        )
 
     async def _enqueue(self) -> None:
         number = len(self.ids)

@@ -137,7 +137,9 @@ class BrokerMachine(RuleBasedStateMachine):
             once = getattr(connection, name)
             again = twice(once)
 
-            def call(script: Script[..., Any], *args: Any, once: Any = once, again: Any = again) -> Any:
+            def call(
+                script: Script[..., Any], *args: Any, once: Any = once, again: Any = again
+            ) -> Any:
                 return (again if script.path in ANSWERED_AGAIN else once)(script, *args)
 
             setattr(connection, name, call)
