@@ -165,22 +165,6 @@ async def test_retries_end_in_the_dead_letters(broker: Broker) -> None:
     assert run.open_jobs == 0
 
 
-async def test_a_request_that_a_worker_cannot_read_harms_only_itself(broker: Broker) -> None:
-    bad, good = await enqueue(broker), await enqueue(broker)
-    await broker.connection.redis.hset(
-        broker.connection.key("job", bad.id), "request", '{"later": 1}'
-    )
-    claims = await broker.claims.claim("w1", 2, block_s=0)
-    assert [claim.job_id for claim in claims] == [good.id]
-    for _ in range(2):
-        assert await broker.claims.claim("w1", 2, block_s=0.05) == []
-    dead = await broker.jobs.get(bad.id)
-    assert dead
-    assert dead.error
-    assert (dead.status, dead.error.code) == (JobStatus.dead, "unreadable_request")
-    assert "later: Extra inputs" in dead.error.message
-
-
 async def test_giving_up_skips_the_attempts_that_are_left(broker: Broker) -> None:
     job = await enqueue(broker)
     assert await broker.claims.retry(await claim_one(broker), OOPS, give_up=True)

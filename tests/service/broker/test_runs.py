@@ -91,7 +91,7 @@ async def test_a_run_is_deleted_whole(broker: Broker) -> None:
 async def test_a_forced_deletion_cancels_and_ends_all(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "CANCELLED_AT_ONCE", 2)
+    monkeypatch.setattr(runs, "MAX_CANCELLED", 2)
     await _append(broker)
     assert await broker.batches.lease("r", LeaseRequest(size=1))
     jobs = [await enqueue_bdhs(broker, run="r") for _ in range(5)]
