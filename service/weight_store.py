@@ -20,7 +20,14 @@ import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
-from service.schemas import RunName, WeightFile, WeightManifest, WeightsKind, WeightVersion
+from service.schemas import (
+    TOLERANT,
+    RunName,
+    WeightFile,
+    WeightManifest,
+    WeightsKind,
+    WeightVersion,
+)
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -188,7 +195,7 @@ def _manifest(fs: Any, root: str, version: WeightVersion) -> WeightManifest:
     if hashlib.sha256(body).hexdigest() != version.manifest_sha256:
         raise BadWeights(f"{MANIFEST} at {version.location} is not the one that was announced")
     try:
-        manifest = WeightManifest.model_validate_json(body)
+        manifest = WeightManifest.model_validate_json(body, **TOLERANT)
     except ValidationError as error:
         raise BadWeights(f"{MANIFEST} cannot be read: {error}") from None
     if (manifest.version, manifest.kind) != (version.version, version.kind):

@@ -14,7 +14,7 @@ from service.broker.errors import LeaseLost, LogChanged
 from service.broker.notifications import Notifications, wait_within
 from service.broker.runs import Cursor
 from service.broker.scripts import script
-from service.schemas import Batch, Delivery, LeaseRequest, Pair
+from service.schemas import TOLERANT, Batch, Delivery, LeaseRequest, Pair
 
 
 @script("batches/lease.lua")
@@ -89,7 +89,7 @@ class Batches:
             run=run,
             group=request.group,
             expires_at=from_milliseconds(expiry),
-            pairs=[Pair.model_validate_json(values[2]) for values in picked],
+            pairs=[Pair.model_validate_json(values[2], **TOLERANT) for values in picked],
             deliveries=[_delivery(epoch, values) for values in picked],
         )
         return batch, 0.0

@@ -25,6 +25,7 @@ from service.broker.runs import DEFAULT_SETTINGS, new_epoch, new_nonce
 from service.broker.scripts import script
 from service.broker.sweeper import Sweeper
 from service.schemas import (
+    TOLERANT,
     Attempt,
     BdhsRequest,
     JobError,
@@ -188,11 +189,10 @@ class Claims:
         return set(await self._connection.run(_renew, *arguments))
 
     async def finish(self, claim: Claim, result: Result) -> bool:
-        """Result, its pair (to the end of the job's run) and end of the job, in one step.
+        """Result, its pairs (to the end of the job's run) and end of the job, in one step.
 
         False: superseded, and nothing was changed.
         """
-        pair = result.pairs[0] if result.pairs else None
         done = await self._connection.run(
             _finish,
             claim.job_id,
@@ -201,7 +201,7 @@ class Claims:
             unpaired(result),
             new_epoch(),
             DEFAULT_SETTINGS,
-            *(pair_fields(pair) if pair else ()),
+            *(field for pair in result.pairs for field in pair_fields(pair)),
         )
         return bool(done)
 
@@ -295,7 +295,9 @@ def claim_from(worker_id: str, values: list[Any]) -> Claim:
         worker_id=worker_id,
         deadline_at=from_milliseconds(deadline) if deadline else None,
         history=tuple(
-            Attempt.model_validate_json(line).error for line in history.split("\n") if line
+            Attempt.model_validate_json(line, **TOLERANT).error
+            for line in history.split("\n")
+            if line
         ),
         traceparent=traceparent,
     )

@@ -25,6 +25,7 @@ from service.broker.notifications import Notifications, wait_within
 from service.broker.runs import DEFAULT_SETTINGS, new_epoch
 from service.broker.scripts import script
 from service.schemas import (
+    TOLERANT,
     Attempt,
     BdhsRequest,
     Job,
@@ -33,7 +34,6 @@ from service.schemas import (
     JobsPage,
     JobsState,
     JobStatus,
-    Priority,
     Result,
     SampleRequest,
 )
@@ -108,7 +108,7 @@ class Jobs:
 
         Raises: QueueFull, WindowFull, ImageGone, IdempotencyConflict.
         """
-        body = request.model_dump_json()
+        body = request.stored_json()
         key = ""
         if idempotency_key is not None:
             key = hashlib.sha256(idempotency_key.encode()).hexdigest()
@@ -247,19 +247,21 @@ def job_from(job_id: str, values: list[Any]) -> Job | None:
         return None
     return Job(
         id=job_id,
-        kind=JobKind(fields["kind"]),
-        status=JobStatus(fields["status"]),
+        kind=fields["kind"],
+        status=fields["status"],
         run=fields["run"],
-        priority=Priority(fields["priority"]),
+        priority=fields["priority"],
         attempt=int(fields["attempt"]),
         created_at=from_milliseconds(fields["created"]),
         started_at=from_milliseconds(fields["started"]) if fields["started"] else None,
         worker=fields["owner"],
         finished_at=from_milliseconds(fields["finished"]) if fields["finished"] else None,
-        result=RESULT.validate_json(fields["result"]) if fields["result"] else None,
-        error=JobError.model_validate_json(fields["error"]) if fields["error"] else None,
+        result=RESULT.validate_json(fields["result"], **TOLERANT) if fields["result"] else None,
+        error=JobError.model_validate_json(fields["error"], **TOLERANT)
+        if fields["error"]
+        else None,
         history=[
-            Attempt.model_validate_json(line)
+            Attempt.model_validate_json(line, **TOLERANT)
             for line in (fields["history"] or "").split("\n")
             if line
         ],

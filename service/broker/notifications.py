@@ -1,7 +1,7 @@
 """Waiting without polling: one pub/sub connection a process, handed out to all that wait.
 
-A notification says that something may have changed; the state itself is always read from Redis. So a lost
-one (a dropped connection) costs nothing as long as every reconnect wakes everybody.
+A notification says that something may have changed; the state itself is always read from Redis. So
+a lost one (a dropped connection) costs nothing as long as every reconnect wakes everybody.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ class Notifications:
 
     @asynccontextmanager
     async def subscribe(self, *subjects: str) -> AsyncGenerator[asyncio.Event]:
-        """An event that is set at every notification of the subjects from now on; the caller clears it.
+        """An event that is set at every notification of the subjects from now on; the caller clears
+        it.
 
         Look at the state after entering, not before: what changes from then on notifies.
         """

@@ -26,6 +26,7 @@ from service.broker.errors import (
 )
 from service.broker.scripts import script
 from service.schemas import (
+    TOLERANT,
     Appended,
     Group,
     Pair,
@@ -184,7 +185,7 @@ class Runs:
             raise KeyError(name)
         if cursor is not None:
             cursor.check(name, epoch, last, trimmed, found)
-        pairs = [Pair.model_validate_json(pair_field(fields)) for _, fields in entries]
+        pairs = [Pair.model_validate_json(pair_field(fields), **TOLERANT) for _, fields in entries]
         end = entries[-1][0] if entries else place or trimmed
         return PairsPage(pairs=pairs, cursor=str(Cursor(epoch, end)))
 

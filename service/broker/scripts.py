@@ -1,18 +1,18 @@
-"""Lua scripts: a file under `lua/` each, with a Python function that says what they take and answer.
+"""Lua scripts, each a file under `lua/` with a Python function that says what it takes and answers.
 
     @script("claims/fail.lua")
     def _fail(job_id: str, fence: int, problem: str) -> int: ...
 
-A script's file begins with a header: `-- ARGV: job_id, fence, problem` names its arguments (`ids...`
-is the rest, as a table), `-- include: lanes.lua` names shared parts that it needs. Header and
-function are compared at import. The arguments are Lua locals of the script, always as text.
+A script's file begins with a header: `-- ARGV: job_id, fence, problem` names its arguments
+(`ids...` is the rest, as a table), `-- include: lanes.lua` names shared parts that it needs. Header
+and function are compared at import. The arguments are Lua locals of the script, always as text.
 """
 
 import inspect
 from collections.abc import Callable
 from importlib import resources
 from itertools import takewhile
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar, cast
 
 from service.broker.pipeline import Argument
 
@@ -44,7 +44,8 @@ class Script(Generic[P, R]):
 
     def arguments(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Argument, ...]:
         """The arguments in the script's order."""
-        return self._signature.bind(*args, **kwargs).args if kwargs else args
+        bound = self._signature.bind(*args, **kwargs).args if kwargs else args
+        return cast(tuple[Argument, ...], bound)
 
 
 def script(path: str) -> Callable[[Callable[P, R]], Script[P, R]]:

@@ -12,7 +12,7 @@ from service.broker.errors import VersionNotNewer
 from service.broker.notifications import Notifications, wait_within
 from service.broker.scripts import script
 from service.broker.workers import Workers
-from service.schemas import Refusal, WeightVersion
+from service.schemas import TOLERANT, Refusal, WeightVersion
 from service.schemas import Weights as State
 
 REMEMBERED = 100
@@ -45,14 +45,14 @@ class Weights:
 
     async def newest(self) -> WeightVersion | None:
         text = await self._connection.command("HGET", self._connection.key("weights"), "announced")
-        return WeightVersion.model_validate_json(text) if text else None
+        return WeightVersion.model_validate_json(text, **TOLERANT) if text else None
 
     async def get(self, version: int) -> WeightVersion | None:
         """A version as it was announced; None: never, or long ago. Its files may be gone."""
         text = await self._connection.command(
             "HGET", self._connection.key("weights", "known"), str(version)
         )
-        return WeightVersion.model_validate_json(text) if text else None
+        return WeightVersion.model_validate_json(text, **TOLERANT) if text else None
 
     async def wait_newer(self, version: int, timeout_s: float) -> WeightVersion | None:
         """The newest version as soon as it is above `version`; None: not within the time."""
@@ -76,7 +76,7 @@ class Weights:
         refused = await self._connection.command(
             "HVALS", self._connection.key("weights", "refused")
         )
-        refusals = [Refusal.model_validate_json(text) for text in refused]
+        refusals = [Refusal.model_validate_json(text, **TOLERANT) for text in refused]
         return State(
             newest=await self.newest(),
             workers=await self._workers.all(),

@@ -2,7 +2,7 @@
 
 from service.broker.connection import Connection, milliseconds
 from service.broker.scripts import script
-from service.schemas import WorkerInfo
+from service.schemas import TOLERANT, WorkerInfo
 
 
 @script("workers/heartbeat.lua")
@@ -31,4 +31,6 @@ class Workers:
 
     async def all(self) -> list[WorkerInfo]:
         infos = await self._connection.run(_list)
-        return sorted((WorkerInfo.model_validate_json(i) for i in infos), key=lambda w: w.id)
+        return sorted(
+            (WorkerInfo.model_validate_json(i, **TOLERANT) for i in infos), key=lambda w: w.id
+        )

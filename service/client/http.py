@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from service.client.errors import PrefstreamError, error_of, unreachable
 from service.client.retrying import parse_retry_after, retry
 from service.schemas import (
+    TOLERANT,
     Appended,
     Batch,
     BdhsRequest,
@@ -28,7 +29,6 @@ from service.schemas import (
     Weights,
     WeightVersion,
 )
-from service.schemas.base import TOLERANT
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from typing import IO, Any, Self, TypeVar
 import httpx
 from rich.console import Console
 
-from service.schemas import Health
+from service.schemas import TOLERANT, Health
 
 Result = TypeVar("Result")
 
@@ -235,7 +235,7 @@ class LocalStack:
             answer = httpx.get(f"{self.url}/health/ready", timeout=5)
         except httpx.TransportError:
             return False
-        health = Health.model_validate_json(answer.content)
+        health = Health.model_validate_json(answer.content, **TOLERANT)
         return any(worker.engine_ready for worker in health.workers)
 
     def _check_processes(self) -> None:

@@ -94,6 +94,17 @@ class JobRequest(Prompted):
     deadline_s: float | None = Field(default=None, gt=0, le=7 * 24 * 3600)
     """Seconds from acceptance after which the job is not worth running."""
 
+    def stored_json(self) -> str:
+        """As it is stored for workers, without what has its default. A worker reads requests
+        strictly, so one of an earlier release can do what it would understand, and gives back what
+        asks for something that it does not know."""
+        defaults = {
+            name
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) == field.get_default(call_default_factory=True)
+        }
+        return self.model_dump_json(exclude=defaults)
+
 
 class SampleRequest(JobRequest):
     """`POST /sample`: n responses of the policy to a prompt, with or without images."""
