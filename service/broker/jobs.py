@@ -245,6 +245,7 @@ def job_from(job_id: str, values: list[Any]) -> Job | None:
     fields: dict[str, Any] = dict(zip(FIELDS, values, strict=True))
     if fields["status"] is None:
         return None
+    error, history = fields["error"], (fields["history"] or "").split("\n")
     return Job(
         id=job_id,
         kind=fields["kind"],
@@ -257,13 +258,7 @@ def job_from(job_id: str, values: list[Any]) -> Job | None:
         worker=fields["owner"],
         finished_at=from_milliseconds(fields["finished"]) if fields["finished"] else None,
         result=RESULT.validate_json(fields["result"], **TOLERANT) if fields["result"] else None,
-        error=JobError.model_validate_json(fields["error"], **TOLERANT)
-        if fields["error"]
-        else None,
-        history=[
-            Attempt.model_validate_json(line, **TOLERANT)
-            for line in (fields["history"] or "").split("\n")
-            if line
-        ],
+        error=JobError.model_validate_json(error, **TOLERANT) if error else None,
+        history=[Attempt.model_validate_json(line, **TOLERANT) for line in history if line],
         metadata=METADATA.validate_json(fields["metadata"]) if fields["metadata"] else {},
     )

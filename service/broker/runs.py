@@ -88,7 +88,8 @@ class Runs:
         return Run(
             name=name,
             settings=RunSettings.model_validate(
-                {key: fields[key] or None for key in RunSettings.model_fields if key in fields}
+                {key: fields[key] or None for key in RunSettings.model_fields if key in fields},
+                **TOLERANT,
             ),
             epoch=fields["epoch"],
             open_jobs=open_jobs,

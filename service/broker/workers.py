@@ -31,6 +31,5 @@ class Workers:
 
     async def all(self) -> list[WorkerInfo]:
         infos = await self._connection.run(_list)
-        return sorted(
-            (WorkerInfo.model_validate_json(i, **TOLERANT) for i in infos), key=lambda w: w.id
-        )
+        workers = [WorkerInfo.model_validate_json(info, **TOLERANT) for info in infos]
+        return sorted(workers, key=lambda worker: worker.id)

@@ -3,9 +3,10 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import httpx
+from starlette.applications import Starlette
 
 from service.api import Server, create_app
 from service.settings import Settings
@@ -13,10 +14,15 @@ from tests.servers import free_port
 from tests.waiting import until
 
 
-@contextmanager
-def served(settings: Settings) -> Iterator[str]:
+def served(settings: Settings) -> AbstractContextManager[str]:
     """The URL of a running service."""
-    server = Server(create_app(settings), "127.0.0.1", free_port())
+    return serving(create_app(settings))
+
+
+@contextmanager
+def serving(app: Starlette) -> Iterator[str]:
+    """The URL of a running app."""
+    server = Server(app, "127.0.0.1", free_port())
     started = threading.Event()
 
     async def run() -> None:

@@ -1,5 +1,5 @@
-"""A plain model of the broker in memory, and the rules of its jobs: each does one thing to both, and
-compares what they answer."""
+"""A plain model of the broker in memory, and the rules of its jobs: each does one thing to both,
+and compares what they answer."""
 
 import asyncio
 from collections.abc import Coroutine

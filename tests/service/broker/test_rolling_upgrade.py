@@ -1,12 +1,27 @@
 """Workers of one release beside jobs of another."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from service.broker import Broker
-from service.schemas import Job, JobError, JobKind, JobStatus, WorkerInfo
+from service.broker import Broker, Claim
+from service.broker.jobs import RESULT
+from service.schemas import (
+    TOLERANT,
+    BdhsRequest,
+    BdhsResult,
+    Job,
+    JobError,
+    JobKind,
+    JobStatus,
+    LeaseRequest,
+    Pair,
+    WeightVersion,
+    WorkerInfo,
+)
 from tests.service.samples import (
     bdhs_result,
     claim_one,
@@ -14,12 +29,14 @@ from tests.service.samples import (
     enqueue_bdhs,
     sample_request,
     sample_result,
+    weight_version,
 )
 
 OLD = [JobKind.sample]
 """The kinds that a worker of yesterday knows."""
 
 HOUR_MS = 3_600_000
+BDHS = BdhsRequest(prompt="?", reference="Yes.", images=["sha256:" + "0" * 64])
 OOPS = JobError(code="oops", message="It broke.")
 
 
@@ -155,6 +172,95 @@ async def test_a_job_of_very_many_attempts_is_retried(broker: Broker) -> None:
     again = await broker.jobs.get(job.id)
     assert again
     assert again.status == JobStatus.retrying
+
+
+async def test_what_has_its_default_is_not_said_to_workers(broker: Broker) -> None:
+    """So a setting of tomorrow that is not used keeps no worker of today from the job."""
+    job = await enqueue_bdhs(broker, rho=0.5)
+    key = broker.connection.key("job", job.id)
+    stored = json.loads(await broker.connection.redis.hget(key, "request"))
+    assert set(stored) == {"prompt", "reference", "images", "rho"}
+    assert (await claim_one(broker)).request.max_tokens == 512
+
+
+async def test_a_service_of_today_hands_on_what_was_stored_tomorrow(broker: Broker) -> None:
+    job = await enqueue(broker, run="r")
+    key, redis = broker.connection.key, broker.connection.redis
+    result = {"kind": "debate", "pairs": [{"pair_id": "p"}], "rounds": 3}
+    error = {"code": "no", "message": "No.", "blame": "moon"}
+    attempt = {"attempt": 1, "worker": "w", "at": "2027-01-01T00:00:00Z", "error": error, "x": 1}
+    await redis.hset(
+        key("job", job.id),
+        mapping={
+            "kind": "debate",
+            "status": "paused",
+            "priority": "urgent",
+            "result": json.dumps(result),
+            "error": json.dumps(error),
+            "history": json.dumps(attempt),
+        },
+    )
+    seen = await broker.jobs.get(job.id)
+    assert seen
+    assert (seen.kind, seen.status, seen.priority) == ("debate", "paused", "urgent")
+    assert not seen.ended
+    assert json.loads(seen.model_dump_json())["result"] == result
+    assert seen.history[0].error.code == "no"
+    assert [j.id for j in (await broker.jobs.page("open", before=None, limit=5)).jobs] == [job.id]
+
+
+async def test_runs_and_pairs_of_tomorrow_are_read(broker: Broker) -> None:
+    await enqueue_bdhs(broker, run="r")
+    claim = await claim_one(broker)
+    later = {"method": "debate", "vote": 0.7}
+    made = bdhs_result(claim)
+    made.pairs[0] = Pair.model_validate({**made.pairs[0].model_dump(), "method": "debate"})
+    assert await broker.claims.finish(claim, made)
+    key, redis = broker.connection.key, broker.connection.redis
+    await redis.hset(key("run", "r"), mapping={"stale": "archive", "quota": 5})
+    run = await broker.runs.get("r")
+    assert run
+    assert run.settings.stale == "archive"
+    [pair] = (await broker.runs.pairs("r", None, 5)).pairs
+    assert pair.method == later["method"]
+    batch = await broker.batches.lease("r", LeaseRequest(size=1))
+    assert batch
+    assert batch.pairs == [pair]
+    stored = json.dumps(pair.model_dump(mode="json") | later)
+    assert Pair.model_validate_json(stored, **TOLERANT) == pair
+
+
+def test_a_kind_of_weights_is_named_by_tomorrow_and_not_by_mistake() -> None:
+    version = weight_version(1).model_dump() | {"kind": "delta"}
+    assert WeightVersion.model_validate(version, **TOLERANT).kind == "delta"
+    with pytest.raises(ValidationError, match="none of lora, full"):
+        WeightVersion.model_validate(version)
+
+
+def test_results_of_yesterday_are_read() -> None:
+    """Stored with one pair, and with the trace of one image."""
+    result = bdhs_result(Claim("j", JobKind.bdhs, BDHS, 1, "w", None)).model_dump(mode="json")
+    view = {"start": 0, "rows": 6, "columns": 6, "newline": False}
+    iteration = {
+        "guided": True,
+        "kept": [1],
+        "noise_steps": 300,
+        "noise_seed": 7,
+        "sentences": [],
+        "text": "Yes.",
+        "similarity": 0.5,
+    }
+    trace = {"image_tokens": 36, "image_views": [view], "iterations": [iteration]}
+    old = {"kind": "bdhs", "pair": result["pairs"][0], "trace": trace}
+    seen = RESULT.validate_json(json.dumps(old), **TOLERANT)
+    assert isinstance(seen, BdhsResult)
+    assert seen.trace
+    assert [pair.pair_id for pair in seen.pairs] == ["j"]
+    assert [image.tokens for image in seen.trace.images] == [36]
+    [image] = seen.trace.iterations[0].images
+    assert (image.kept, image.noise_steps, image.noise_seed) == ([1], 300, 7)
+    none = {"kind": "sample", "responses": [], "seed": 1, "pair": None}
+    assert RESULT.validate_json(json.dumps(none), **TOLERANT).pairs == []
 
 
 def test_a_worker_that_does_not_say_its_kinds_is_understood() -> None:
