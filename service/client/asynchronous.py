@@ -122,23 +122,30 @@ class AsyncClient:
         Raises: for the first request that the service refuses, as `sample` and `bdhs`.
         """
         source = enumerate(requests)
-        running: set[asyncio.Task[tuple[int, Job]]] = set()
+        submissions: set[asyncio.Task[Job]] = set()
         open_jobs: set[str] = set()
 
-        async def one(index: int, request: SampleRequest | BdhsRequest) -> tuple[int, Job]:
+        async def submit(request: SampleRequest | BdhsRequest) -> Job:
             kind = JobKind.bdhs if isinstance(request, BdhsRequest) else JobKind.sample
             key = uuid.uuid4().hex
             while True:
                 try:
-                    job = await self._submit(kind, request, 0, key)
-                    break
+                    return await self._submit(kind, request, 0, key)
                 except TooManyRequests as full:
                     await asyncio.sleep(full.retry_after_s)
+
+        async def run(index: int, request: SampleRequest | BdhsRequest) -> tuple[int, Job]:
+            submission = asyncio.create_task(submit(request))
+            submissions.add(submission)
+            # Shielded, so that who leaves learns of what is accepted just then, and cancels it.
+            job = await asyncio.shield(submission)
             open_jobs.add(job.id)
+            submissions.discard(submission)
             job = await self.wait(job.id)
             open_jobs.discard(job.id)
             return index, job
 
+        running: set[asyncio.Task[tuple[int, Job]]] = set()
         more = True
         try:
             while more or running:
@@ -147,7 +154,7 @@ class AsyncClient:
                     if entry is None:
                         more = False
                     else:
-                        running.add(asyncio.create_task(one(*entry)))
+                        running.add(asyncio.create_task(run(*entry)))
                 if running:
                     ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in ended:
@@ -159,6 +166,8 @@ class AsyncClient:
             await asyncio.gather(*running, return_exceptions=True)
             with suppress(TimeoutError, PrefstreamError):
                 async with asyncio.timeout(CANCEL_S):
+                    sent = await asyncio.gather(*submissions, return_exceptions=True)
+                    open_jobs |= {job.id for job in sent if isinstance(job, Job)}
                     await asyncio.gather(*map(self.cancel, open_jobs))
 
     async def cancel(self, job_id: str) -> Job:
