@@ -43,7 +43,10 @@ PUBLISH_EVERY = int(TOY_TRAINER_SETTINGS["PUBLISH_EVERY"])
 WINDOW = 3 * BATCH
 """Pairs that may be made ahead of the trainer, so that later ones come from newer weights."""
 
-PATIENCE_S = 300.0
+IN_FLIGHT = 64
+"""Jobs that are posted at once."""
+
+TIMEOUT_S = 300.0
 """Longest wait for the trainer: for room in the window, or for its last version."""
 
 console = Console(highlight=False)
@@ -84,7 +87,7 @@ def demo(
 
 async def _run(url: str, out: Path, steps: int, images: int) -> None:
     versions = -(-steps // PUBLISH_EVERY)  # the last step publishes, too
-    async with AsyncClient(url, retry_for_s=PATIENCE_S) as client:
+    async with AsyncClient(url, retry_for_s=TIMEOUT_S) as client:
         await client.put_run(RUN, RunSettings(window=WINDOW))
         with progress_bars(console) as progress:
             bar = progress.add_task("Measuring the policy on held-out images", total=1)
@@ -110,13 +113,6 @@ async def _make_pairs(client: AsyncClient, count: int, progress: Progress) -> li
     """BDHS for as many references: as fast as the run's window lets them in."""
     bar = progress.add_task("Making pairs", total=count)
 
-    async def make(number: int, request: BdhsRequest) -> BdhsResult:
-        job = await client.wait((await client.bdhs(request)).id)
-        progress.advance(bar)
-        if not isinstance(job.result, BdhsResult):
-            raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
-        return job.result
-
     requests = [
         BdhsRequest(
             prompt=item.prompt,
@@ -130,7 +126,13 @@ async def _make_pairs(client: AsyncClient, count: int, progress: Progress) -> li
         )
         for number, item in enumerate(examples(count))
     ]
-    return await asyncio.gather(*(make(n, r) for n, r in enumerate(requests)))
+    results: list[BdhsResult] = []
+    async for _, job in client.map(requests, in_flight=IN_FLIGHT):
+        if not isinstance(job.result, BdhsResult):
+            raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
+        results.append(job.result)
+        progress.advance(bar)
+    return results
 
 
 async def _follow_versions(client: AsyncClient, last: int, progress: Progress) -> set[int]:
@@ -144,8 +146,8 @@ async def _follow_versions(client: AsyncClient, last: int, progress: Progress) -
             progressed = time.monotonic()
         seen |= now
         progress.update(bar, completed=max(seen, default=0))
-        if time.monotonic() - progressed > PATIENCE_S:
-            raise TimeoutError(f"No new version for {PATIENCE_S:.0f} s: see trainer.log.")
+        if time.monotonic() - progressed > TIMEOUT_S:
+            raise TimeoutError(f"No new version for {TIMEOUT_S:.0f} s: see trainer.log.")
         await asyncio.sleep(0.1)
     return seen
 

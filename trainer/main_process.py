@@ -18,11 +18,11 @@ from trainer.stream.mixing import AveragedRows, MixedRows
 from trainer.stream.offline import OfflineRows
 from trainer.stream.online import OnlineRows
 from trainer.stream.rows import RowSource
-from trainer.waiting import Patience
+from trainer.waiting import Waiter
 from trainer.weights.checkpoint import CheckpointRecord
 from trainer.weights.publish import PUBLISHING_PREFIX, Publisher
 
-PATIENCE_S = 5.0
+CLIENT_RETRY_S = 5.0
 """How long the client repeats a call by itself. Beyond that the trainer says what it waits for."""
 
 
@@ -52,7 +52,7 @@ def open_main_process(
     with (
         serve_metrics(settings.metrics_host, settings.metrics_port),
         Client(
-            settings.url, api_key=key, namespace=settings.namespace, retry_for_s=PATIENCE_S
+            settings.url, api_key=key, namespace=settings.namespace, retry_for_s=CLIENT_RETRY_S
         ) as client,
     ):
         if record:
@@ -60,14 +60,14 @@ def open_main_process(
         online = OnlineRows(
             client,
             ledger,
-            Patience(stop),
+            Waiter(stop),
             run=settings.run,
             group=settings.group,
             lease_s=settings.lease_s,
         )
         publisher = Publisher(
             client,
-            Patience(stop),
+            Waiter(stop),
             cast(str, settings.weights),
             run=settings.run,
             version=record.version if record else 0,

@@ -5,11 +5,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import httpx
 import structlog
 
-from service.broker import UNAVAILABLE
-from service.client import PrefstreamError
+from service.client import TemporaryError
 
 log = structlog.get_logger()
 
@@ -29,22 +27,7 @@ class Stopped(Exception):
     """The trainer was asked to stop."""
 
 
-def is_away(error: Exception) -> bool:
-    """Whether the same call may succeed later."""
-    if isinstance(error, PrefstreamError):
-        return error.problem.status in (429, 502, 503, 504)
-    return isinstance(error, (httpx.TransportError, *UNAVAILABLE))
-
-
-def is_gone(error: Exception) -> bool:
-    """Whether the lease that the call was about has ended: its pairs are delivered again."""
-    return isinstance(error, PrefstreamError) and error.problem.code in (
-        "lease_lost",
-        "log_changed",
-    )
-
-
-class Patience:
+class Waiter:
     """One thread's waits: each ends when the trainer is asked to stop, and long ones are told."""
 
     def __init__(self, stop: threading.Event) -> None:
@@ -52,15 +35,15 @@ class Patience:
         self._why: str | None = None
         self._since = self._tell_at = 0.0
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raises: Stopped."""
         if self._stop.is_set():
             raise Stopped
 
-    def wait(
+    def pause(
         self, why: str, seconds: float, figures: Callable[[], dict[str, object]] = dict
     ) -> None:
-        """One pause of a wait that lasts until `over`. `figures` is asked when it is told of.
+        """One pause of a wait that lasts until `done`. `figures` is asked when it is told of.
 
         Raises: Stopped.
         """
@@ -73,20 +56,18 @@ class Patience:
         if self._stop.wait(seconds):
             raise Stopped
 
-    def over(self) -> None:
+    def done(self) -> None:
         """What was waited for has come."""
         self._why = None
 
-    def reach(self, call: Callable[[], T]) -> T:
+    def retry(self, call: Callable[[], T]) -> T:
         """The call's answer, however long the service is away. Raises: Stopped, and the rest."""
         while True:
             try:
                 answer = call()
-            except Exception as error:
-                if not is_away(error):
-                    raise
-                self.wait(AWAY, PAUSE_S, lambda e=error: {"reason": str(e)})
+            except TemporaryError as error:
+                self.pause(AWAY, error.retry_after_s, lambda e=error: {"reason": str(e)})
             else:
                 if self._why == AWAY:
-                    self.over()
+                    self.done()
                 return answer

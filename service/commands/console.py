@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, NoReturn
 
-import httpx
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from service.client import Client, PrefstreamError
+from service.client import Client, PrefstreamError, ServiceUnreachable
 from service.settings import MissingRedis, Settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -51,10 +50,16 @@ def connect(url: str) -> Generator[Client]:
     try:
         with Client(url, api_key=os.environ.get("PREFSTREAM_API_KEY"), retry_for_s=5) as client:
             yield client
-    except PrefstreamError as error:
-        fail(str(error))
-    except (httpx.TransportError, ValueError) as error:
-        fail(f"Cannot reach {url}: {error}. Name the service with --url or PREFSTREAM_URL.")
+    except (PrefstreamError, ValueError) as error:
+        fail(client_error(url, error))
+
+
+def client_error(url: str, error: PrefstreamError | ValueError) -> str:
+    """What the use of a client came to, for who runs a command."""
+    if isinstance(error, PrefstreamError) and not isinstance(error, ServiceUnreachable):
+        return str(error)
+    reason = error.problem.detail if isinstance(error, ServiceUnreachable) else error
+    return f"Cannot reach {url}: {reason} Name the service with --url or PREFSTREAM_URL."
 
 
 def progress_bars(console: Console) -> Progress:

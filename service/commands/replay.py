@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from service.client import Client, PrefstreamError
+from service.client import Client, JobNotFound
 from service.commands.console import DEFAULT_URL, Url, connect, fail
 from service.schemas import (
     BdhsRequest,
@@ -124,9 +124,7 @@ def text_of(side: list[Message]) -> str:
 def _find(client: Client, pair_id: str, run: str | None) -> tuple[Pair, BdhsTrace | None]:
     try:
         job: Job | None = client.job(pair_id)
-    except PrefstreamError as error:
-        if error.problem.status != 404:
-            raise
+    except JobNotFound:
         job = None
     if job is not None and isinstance(job.result, BdhsResult):
         return job.result.pairs[0], job.result.trace

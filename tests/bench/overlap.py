@@ -37,7 +37,7 @@ from tests.service.samples import bdhs_result, png
 from trainer.stream.data_loader import PairDataLoader
 from trainer.stream.ledger import Ledger
 from trainer.stream.online import OnlineRows
-from trainer.waiting import Patience
+from trainer.waiting import Waiter
 from trainer.weights.publish import ADAPTER_FILES, Publisher
 
 SLOTS = 16
@@ -133,13 +133,13 @@ def train(url: str, run: str, case: Case, folder: Path) -> tuple[list[float], li
     stop = threading.Event()
     with Client(url) as client:
         ledger = Ledger()
-        patience = Patience(stop)
-        pairs = OnlineRows(client, ledger, patience, run=run, group="trainer", lease_s=60)
+        waiter = Waiter(stop)
+        pairs = OnlineRows(client, ledger, waiter, run=run, group="trainer", lease_s=60)
         stream = PairDataLoader(
             pairs, steps=STEPS, batch_size=BATCH, device_batch_size=BATCH, read_ahead=1
         )
         publisher = Publisher(
-            client, patience, str(folder / "store"), run=run, keep=2, wait="none", wait_s=60
+            client, waiter, str(folder / "store"), run=run, keep=2, wait="none", wait_s=60
         )
         stream.start(lambda pairs: {"pairs": pairs})
         ended: list[float] = []

@@ -10,7 +10,7 @@ import random
 import sys
 from pathlib import Path
 
-from service.client import AsyncClient, PrefstreamError
+from service.client import AsyncClient, LeaseLost
 
 
 async def main(url: str, run: str, path: str) -> None:
@@ -23,9 +23,7 @@ async def main(url: str, run: str, path: str) -> None:
                         await batch.nack()
                         continue
                     await batch.ack()
-                except PrefstreamError as error:
-                    if error.problem.code != "lease_lost":
-                        raise
+                except LeaseLost:
                     continue
                 file.writelines(f"{pair.pair_id}\n" for pair in batch.pairs)
                 file.flush()

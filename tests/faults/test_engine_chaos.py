@@ -30,7 +30,7 @@ LEASE_S = 5.0
 OPEN = 12
 """Jobs in line or running, until the trouble is over."""
 DECK = ("kill", "freeze", "restart", "kill and restart")
-PATIENCE_S = 300.0
+TIMEOUT_S = 300.0
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -141,12 +141,12 @@ async def test_a_real_engines_jobs_end_once(stage: Stage) -> None:
         feeding = asyncio.create_task(feeder.feed())
         try:
             for what in random.sample(DECK, len(DECK)):
-                async with asyncio.timeout(PATIENCE_S):
+                async with asyncio.timeout(TIMEOUT_S):
                     await hurt(what, stage, feeder, broker)
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
             stage.mend()
-            jobs = [await broker.jobs.wait(job_id, PATIENCE_S) for job_id in feeder.ids]
+            jobs = [await broker.jobs.wait(job_id, TIMEOUT_S) for job_id in feeder.ids]
         except BaseException:
             sys.stderr.write(f"{stage.logs()}\n{await broker.stats()}\n{stage.states()}")
             raise

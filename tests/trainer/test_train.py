@@ -28,7 +28,7 @@ from trainer.stream.data_loader import PairDataLoader
 from trainer.stream.ledger import Ledger
 from trainer.stream.online import OnlineRows
 from trainer.train import TrainingResult, train
-from trainer.waiting import Patience
+from trainer.waiting import Waiter
 from trainer.weights.adapter import UnservableWeights
 
 
@@ -135,18 +135,18 @@ def test_it_waits_for_the_first_job_of_a_run(
 def test_a_service_that_is_away_for_a_while_is_waited_for(
     own_server: Server, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("trainer.main_process.PATIENCE_S", 0.0)
+    monkeypatch.setattr("trainer.main_process.CLIENT_RETRY_S", 0.0)
     made = pairs.append(own_server.url, 16)
     settings = configure(url=own_server.url, steps=4)
     away = threading.Event()
-    wait = Patience.wait
+    wait = Waiter.pause
 
-    def wait_and_tell(self: Patience, why: str, *rest: object) -> None:
+    def wait_and_tell(self: Waiter, why: str, *rest: object) -> None:
         if "away" in why:
             away.set()
         wait(self, why, *rest)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(Patience, "wait", wait_and_tell)
+    monkeypatch.setattr(Waiter, "pause", wait_and_tell)
     before_each_step(monkeypatch, lambda step: own_server.kill() if step == 2 else None)
     training = in_thread(lambda: train(settings, threading.Event()))
     assert away.wait(60)
@@ -199,7 +199,7 @@ def test_training_raises_the_preference_margin_on_held_out_pairs(
     stop = threading.Event()
     with Client(server.url) as client:
         source = OnlineRows(
-            client, Ledger(), Patience(stop), run=pairs.RUN, group="trainer", lease_s=60
+            client, Ledger(), Waiter(stop), run=pairs.RUN, group="trainer", lease_s=60
         )
         stream = PairDataLoader(source, steps=8, batch_size=4, device_batch_size=4, read_ahead=1)
         trainer = build_trainer(settings, stream)

@@ -1,14 +1,13 @@
 """Many questions about images, put to the policy as it is served."""
 
-import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from service.client import AsyncClient, image_data
-from service.schemas import JobStatus, Priority, SampleRequest, SampleResult
+from service.schemas import Job, JobStatus, Priority, SampleRequest, SampleResult
 from trainer.data.example import ImageSource
 from trainer.data.images import load_image
 
@@ -48,7 +47,7 @@ class Asker:
     ) -> None:
         self._client = client
         self._max_tokens = max_tokens
-        self._slots = asyncio.Semaphore(in_flight)
+        self._in_flight = in_flight
         self._saved = saved
         self._on_answer = on_answer
         self._known: dict[str, Answer] = {}
@@ -60,39 +59,34 @@ class Asker:
 
     async def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """The answers, in order. Raises: NoAnswer, PrefstreamError."""
-        tasks: list[asyncio.Task[Answer]] = []
-        try:
-            async with asyncio.TaskGroup() as group:
-                async for question in self._as_slots_allow(questions):
-                    tasks.append(group.create_task(self._ask(question)))
-        except BaseExceptionGroup as several:
-            raise several.exceptions[0] from None
-        return [task.result() for task in tasks]
+        answers: dict[int, Answer] = {}
+        asked: list[tuple[int, str]] = []
+        """Of each request: the number of its question, and the key of its answer."""
 
-    async def _as_slots_allow(self, questions: Sequence[Question]) -> AsyncIterator[Question]:
-        """So that not all images are in memory at once."""
-        for question in questions:
-            await self._slots.acquire()
-            yield question
+        def requests() -> Iterator[SampleRequest]:  # so that not all images are in memory at once
+            for number, question in enumerate(questions):
+                key, request = self._request(question)
+                if key in self._known:
+                    answers[number] = self._known[key]
+                    self._on_answer()
+                else:
+                    asked.append((number, key))
+                    yield request
 
-    async def _ask(self, question: Question) -> Answer:
-        try:
-            try:
-                image = await asyncio.to_thread(load_image, question.image)
-            except ValueError as error:
-                raise NoAnswer(f"{question.place}: {error}") from error
-            content = f"{question.prompt}\n{self._max_tokens}\n".encode() + image
-            key = hashlib.sha256(content).hexdigest()
-            answer = self._known.get(key)
-            if answer is None:
-                answer = await self._sample(question, image)
-                self._save(key, answer)
+        async for index, job in self._client.map(requests(), in_flight=self._in_flight):
+            number, key = asked[index]
+            answers[number] = _answer(questions[number], job)
+            self._save(key, answers[number])
             self._on_answer()
-            return answer
-        finally:
-            self._slots.release()
+        return [answers[number] for number in range(len(questions))]
 
-    async def _sample(self, question: Question, image: bytes) -> Answer:
+    def _request(self, question: Question) -> tuple[str, SampleRequest]:
+        """With the key under which its answer is saved. Raises: NoAnswer."""
+        try:
+            image = load_image(question.image)
+        except ValueError as error:
+            raise NoAnswer(f"{question.place}: {error}") from error
+        content = f"{question.prompt}\n{self._max_tokens}\n".encode() + image
         request = SampleRequest(
             prompt=question.prompt,
             images=[image_data(image)],
@@ -100,15 +94,19 @@ class Asker:
             max_tokens=self._max_tokens,
             priority=Priority.high,  # a feeder may have filled the queue
         )
-        job = await self._client.wait((await self._client.sample(request)).id)
-        if job.status != JobStatus.succeeded or not isinstance(job.result, SampleResult):
-            reason = f"{job.error.code}: {job.error.message}" if job.error else ""
-            raise NoAnswer(f"{question.place}: job {job.id} {job.status}. {reason}")
-        [response] = job.result.responses
-        return Answer(response.text, response.oldest_version, response.finish_reason == "length")
+        return hashlib.sha256(content).hexdigest(), request
 
     def _save(self, key: str, answer: Answer) -> None:
         if self._saved is not None:
             self._saved.parent.mkdir(parents=True, exist_ok=True)
             with self._saved.open("a") as file:
                 file.write(json.dumps({"key": key, **asdict(answer)}) + "\n")
+
+
+def _answer(question: Question, job: Job) -> Answer:
+    """Raises: NoAnswer."""
+    if job.status != JobStatus.succeeded or not isinstance(job.result, SampleResult):
+        reason = f"{job.error.code}: {job.error.message}" if job.error else ""
+        raise NoAnswer(f"{question.place}: job {job.id} {job.status}. {reason}")
+    [response] = job.result.responses
+    return Answer(response.text, response.oldest_version, response.finish_reason == "length")

@@ -10,15 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from service.broker import UNAVAILABLE
 from service.client import AsyncClient, PrefstreamError
-from service.commands.console import fail
+from service.commands.console import client_error, fail
 from trainer.data.example import InvalidDataset
 from trainer.data.images import find_image
 from trainer.evaluation import captions as chair
@@ -165,10 +163,10 @@ def _evaluate(
     except KeyboardInterrupt:
         kept = f" The answers so far are in {saved}." if saved else ""
         fail(f"Interrupted.{kept}")
-    except (InvalidDataset, NoAnswer, PrefstreamError) as error:
+    except (InvalidDataset, NoAnswer) as error:
         fail(str(error))
-    except (httpx.TransportError, ValueError, *UNAVAILABLE) as error:
-        fail(f"Cannot reach {url}: {error}. Name the service with --url or PREFSTREAM_URL.")
+    except (PrefstreamError, ValueError) as error:
+        fail(client_error(url, error))
     _print(report)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

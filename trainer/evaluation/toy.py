@@ -4,13 +4,16 @@
 it is served, whatever version that is by now.
 """
 
-import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.client import AsyncClient, image_data
 from service.schemas import SampleRequest, SampleResult
 from trainer.toy.dataset import Item, held_out, png
 from trainer.toy.judge import read_yes_no, score_caption
+
+IN_FLIGHT = 64
+"""Questions that are asked at once."""
 
 ANSWER_TOKENS = 96
 """New tokens at most; the longest caption has about 45."""
@@ -33,9 +36,9 @@ class ToyMetrics:
 
 
 async def measure_toy(client: AsyncClient, images: int, *, seed: int = 0) -> ToyMetrics:
-    """Greedy answers to held-out questions, all asked at once."""
+    """Greedy answers to held-out questions."""
     items = held_out(images, kinds=("caption", "yes_no"), seed=seed)
-    texts = await asyncio.gather(*(_answer(client, item) for item in items))
+    texts = await _answers(client, items)
     captions = [
         score_caption(text, item.scene)
         for text, item in zip(texts, items, strict=True)
@@ -56,14 +59,20 @@ async def measure_toy(client: AsyncClient, images: int, *, seed: int = 0) -> Toy
     )
 
 
-async def _answer(client: AsyncClient, item: Item) -> str:
-    request = SampleRequest(
-        prompt=item.prompt,
-        images=[image_data(png(item))],
-        temperature=0.0,
-        max_tokens=ANSWER_TOKENS,
+async def _answers(client: AsyncClient, items: Sequence[Item]) -> list[str]:
+    """In order. Raises: RuntimeError."""
+    requests = (
+        SampleRequest(
+            prompt=item.prompt,
+            images=[image_data(png(item))],
+            temperature=0.0,
+            max_tokens=ANSWER_TOKENS,
+        )
+        for item in items
     )
-    job = await client.wait((await client.sample(request)).id)
-    if not isinstance(job.result, SampleResult):
-        raise RuntimeError(f"sampling job {job.id} {job.status}: {job.error}")
-    return job.result.responses[0].text
+    texts: dict[int, str] = {}
+    async for number, job in client.map(requests, in_flight=IN_FLIGHT):
+        if not isinstance(job.result, SampleResult):
+            raise RuntimeError(f"sampling job {job.id} {job.status}: {job.error}")
+        texts[number] = job.result.responses[0].text
+    return [texts[number] for number in range(len(items))]

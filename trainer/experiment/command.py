@@ -22,7 +22,7 @@ from trainer.experiment.cell import Cell, SettingsMismatch, run
 from trainer.experiment.pairs import OnProgress
 from trainer.experiment.plan import METHODS, SEEDS, ExperimentPlan, Method, Source
 
-PATIENCE_S = 300.0
+TIMEOUT_S = 300.0
 """Longest wait for room in a run's window."""
 
 console = Console(highlight=False)
@@ -112,7 +112,7 @@ def _measure(out: Path, plan: ExperimentPlan, jobs: Sequence[Job]) -> None:
 async def _cells(
     url: str, out: Path, plan: ExperimentPlan, jobs: Sequence[Job], work: Path
 ) -> None:
-    async with AsyncClient(url, retry_for_s=PATIENCE_S) as client:
+    async with AsyncClient(url, retry_for_s=TIMEOUT_S) as client:
         with progress_bars(console) as progress:
             bars: dict[str, Any] = {}
 

@@ -1,6 +1,5 @@
 """The pairs of the experiment: made once and kept in a file, or made while a trainer takes them."""
 
-import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from service.client import AsyncClient, image_data
-from service.schemas import BdhsRequest, BdhsResult, JobRequest, SampleRequest, SampleResult
+from service.schemas import BdhsRequest, BdhsResult, SampleRequest, SampleResult
 from trainer.data import SECOND_REJECTED
 from trainer.experiment.plan import ExperimentPlan, Source
 from trainer.files import write_atomically
@@ -207,20 +206,16 @@ async def _own_captions(
 
 
 async def _all(
-    client: AsyncClient, requests: Sequence[JobRequest], what: str, on_progress: OnProgress
+    client: AsyncClient,
+    requests: Sequence[SampleRequest | BdhsRequest],
+    what: str,
+    on_progress: OnProgress,
 ) -> list[Any]:
     """The results, in order. Raises: RuntimeError, if a job did not succeed."""
-    slots, done = asyncio.Semaphore(AT_ONCE), 0
-
-    async def one(request: JobRequest) -> Any:
-        nonlocal done
-        async with slots:
-            post = client.bdhs if isinstance(request, BdhsRequest) else client.sample
-            job = await client.wait((await post(request)).id)  # pyright: ignore[reportArgumentType]
+    results: dict[int, Any] = {}
+    async for number, job in client.map(requests, in_flight=AT_ONCE):
         if job.result is None:
             raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
-        done += 1
-        on_progress(what, done, len(requests))
-        return job.result
-
-    return await asyncio.gather(*map(one, requests))
+        results[number] = job.result
+        on_progress(what, len(results), len(requests))
+    return [results[number] for number in range(len(requests))]

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import structlog
 import typer
 from pydantic import ValidationError
@@ -16,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service import logs
-from service.broker import UNAVAILABLE
 from service.client import AsyncClient, PrefstreamError
 from service.commands.console import fail
 from trainer.data import FORMATS, InvalidDataset, InvalidRow
@@ -190,7 +188,7 @@ async def _show(feeder: Feeder, looker: AsyncClient) -> None:
 async def _state(feeder: Feeder, looker: AsyncClient) -> str:
     try:
         run = await looker.run(feeder.plan.run)
-    except (PrefstreamError, httpx.TransportError, *UNAVAILABLE) as error:
+    except PrefstreamError as error:
         return f"the service is away: {error}"
     waiting = next((g.waiting for g in run.groups if g.name == "trainer"), run.pairs)
     used, window = run.open_jobs + waiting, run.settings.window

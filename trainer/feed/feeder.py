@@ -17,7 +17,14 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import JsonValue, ValidationError
 
-from service.client import AsyncClient, PrefstreamError
+from service.client import (
+    AsyncClient,
+    ImageGone,
+    InvalidRequest,
+    NotFound,
+    RunNotFound,
+    retry,
+)
 from service.schemas import (
     BdhsRequest,
     Job,
@@ -34,7 +41,6 @@ from trainer.data import SECOND_REJECTED, Example, InvalidDataset, InvalidRow
 from trainer.data.example import ImageSource
 from trainer.data.images import load_image
 from trainer.feed.cursor import Cursor
-from trainer.waiting import PAUSE_S, is_away
 
 T = TypeVar("T")
 
@@ -46,9 +52,6 @@ REQUESTS: dict[Method, type[Request]] = {
     "online": SampleRequest,
     "offline": PairRequest,
 }
-
-REFUSED = (413, 422)
-"""Statuses that are about the row that was sent."""
 
 REFS_KEPT = 4096
 """Stored images that are remembered by their file; rows about one image tend to come together."""
@@ -156,7 +159,7 @@ class Feeder:
 
         Raises: InvalidDataset, InvalidRow, PrefstreamError (what the service takes from nobody).
         """
-        run = await self._reach(self._prepare_run)
+        run = await self._retry(self._prepare_run)
         self._log = run.epoch
         cursor = Cursor(self._marks / f"{self.plan.run}-{self.plan.digest}.json", run.epoch)
         self.resumed = not cursor.fresh
@@ -180,9 +183,7 @@ class Feeder:
         window = self.plan.window
         try:
             run = await self._client.run(self.plan.run)
-        except PrefstreamError as error:
-            if error.problem.code != "run_not_found":
-                raise
+        except RunNotFound:
             settings = RunSettings() if window is None else RunSettings(window=window)
             return await self._client.put_run(self.plan.run, settings)
         if window is None or window == run.settings.window:
@@ -237,9 +238,7 @@ class Feeder:
                 refs = [await self._stored(source) for source in example.images]
                 try:
                     await self._post(example, self.plan.request(example, refs, epoch), epoch)
-                except PrefstreamError as error:
-                    if error.problem.code != "image_gone":
-                        raise
+                except ImageGone:
                     self._refs.clear()  # the wait for the window outlived the images
                 else:
                     return
@@ -248,9 +247,7 @@ class Feeder:
             raise InvalidRow(example.place, reason) from error
         except ValueError as error:
             raise InvalidRow(example.place, str(error)) from error
-        except PrefstreamError as error:
-            if error.problem.status not in REFUSED:
-                raise
+        except InvalidRequest as error:
             raise InvalidRow(example.place, error.problem.detail) from error
 
     async def _stored(self, source: ImageSource) -> str:
@@ -259,7 +256,7 @@ class Feeder:
             self._refs.move_to_end(source)
             return self._refs[source]
         content = await asyncio.to_thread(load_image, source)
-        stored = await self._reach(lambda: self._client.store_image(content))
+        stored = await self._retry(lambda: self._client.store_image(content))
         if isinstance(source, Path):
             self._refs[source] = stored.image
             if len(self._refs) > REFS_KEPT:
@@ -272,21 +269,21 @@ class Feeder:
         key, client = _sha256(json.dumps(content)), self._client
         if isinstance(request, PairRequest):
             pair = request.model_copy(update={"pair_id": key})
-            await self._reach(lambda: client.append(self.plan.run, pair))
+            await self._retry(lambda: client.append(self.plan.run, pair))
             self.stats.pairs += 1
             return
         if isinstance(request, BdhsRequest):
-            job = await self._reach(lambda: client.bdhs(request, idempotency_key=key))
+            job = await self._retry(lambda: client.bdhs(request, idempotency_key=key))
         else:
-            job = await self._reach(lambda: client.sample(request, idempotency_key=key))
+            job = await self._retry(lambda: client.sample(request, idempotency_key=key))
         self._jobs.put_nowait(job.id)
 
     async def _watch(self) -> None:
         """What becomes of the jobs, in the order in which they were accepted."""
         while (job_id := await self._jobs.get()) is not None:
             try:
-                job = await self._reach(lambda j=job_id: self._client.wait(j))
-            except PrefstreamError as error:  # it ended, and its retention has, too
+                job = await self._retry(lambda j=job_id: self._client.wait(j))
+            except NotFound as error:  # it ended, and its retention has, too
                 self.stats.fail(error.problem.code, error.problem.detail)
             else:
                 self._count(job)
@@ -302,16 +299,10 @@ class Feeder:
         else:
             self.stats.fail(job.error.code, f"job {job.id}: {job.error.message}")
 
-    async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's answer, however long the window is full or the service away. The client
-        repeats it for a while, as often as the service says; this goes on."""
-        while True:
-            try:
-                return await call()
-            except Exception as error:
-                if not is_away(error):
-                    raise
-                await asyncio.sleep(PAUSE_S)
+        repeats it for a while; this goes on."""
+        return await retry(call, for_s=float("inf"))
 
 
 def _sha256(text: str) -> str:

@@ -4,7 +4,6 @@ Every variant makes a rejected response for each example, through POST /bdhs. Th
 similarity of every iteration, and the curve is the share of pairs that were below ε_s by then.
 """
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,35 +100,34 @@ async def make(
 
     Raises: RuntimeError, if a job did not succeed; PrefstreamError.
     """
-    room = asyncio.Semaphore(IN_FLIGHT)
 
-    async def one(number: int, example: Example) -> BdhsResult:
-        async with room:
-            images = await asyncio.to_thread(lambda: [load_image(i) for i in example.images])
-            request = BdhsRequest.model_validate(
-                {
-                    "messages": example.messages,
-                    "images": [image_data(image) for image in images],
-                    "reference": example.chosen,
-                    "seed": number,
-                    "metadata": {"variant": variant.name, "example": example.key},
-                    **settings,
-                    **variant.settings,
-                }
-            )
-            job = await client.wait((await client.bdhs(request)).id)
+    def request(number: int, example: Example) -> BdhsRequest:
+        return BdhsRequest.model_validate(
+            {
+                "messages": example.messages,
+                "images": [image_data(load_image(image)) for image in example.images],
+                "reference": example.chosen,
+                "seed": number,
+                "metadata": {"variant": variant.name, "example": example.key},
+                **settings,
+                **variant.settings,
+            }
+        )
+
+    results: dict[int, BdhsResult] = {}
+    requests = (request(number, example) for number, example in enumerate(examples))
+    async for number, job in client.map(requests, in_flight=IN_FLIGHT):
         on_pair()
         if not isinstance(job.result, BdhsResult):
-            raise RuntimeError(f"{example.place}: job {job.id} {job.status}: {job.error}")
-        return job.result
-
-    results = await asyncio.gather(*(one(n, e) for n, e in enumerate(examples)))
+            place = examples[number].place
+            raise RuntimeError(f"{place}: job {job.id} {job.status}: {job.error}")
+        results[number] = job.result
     asked = BdhsRequest.model_fields
     return Made(
         variant,
         settings.get("similarity_threshold", asked["similarity_threshold"].default),
         settings.get("max_iterations", asked["max_iterations"].default),
-        list(results),
+        [results[number] for number in range(len(examples))],
     )
 
 
@@ -193,7 +191,7 @@ def plot(found: Sequence[Made], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), dataset_format="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for made in found:

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import structlog
 
+from service.client import LeaseLost, LogChanged, TemporaryError
 from service.schemas import Batch, Pair
-from trainer.waiting import is_away, is_gone
 
 log = structlog.get_logger()
 
@@ -47,12 +47,10 @@ class Ledger:
         for lease, pair_ids in leases.items():
             try:
                 ack(lease)
-            except Exception as error:
-                if not (is_away(error) or is_gone(error)):
-                    raise
+            except (TemporaryError, LeaseLost, LogChanged) as error:
                 # Its pairs come again, and are known.
                 log.info("not acknowledged", lease=lease, reason=str(error))
-                if is_away(error):
+                if isinstance(error, TemporaryError):
                     return
             else:
                 with self._lock:
@@ -109,11 +107,9 @@ class Ledger:
         for number, lease in enumerate(ready):
             try:
                 lease.ack()
-            except Exception as error:
-                if not (is_away(error) or is_gone(error)):
-                    raise
+            except (TemporaryError, LeaseLost, LogChanged) as error:
                 log.warning("not acknowledged", lease=lease.batch.lease, reason=str(error))
-                if is_away(error):
+                if isinstance(error, TemporaryError):
                     with self._lock:
                         self._leases |= {later.batch.lease: later for later in ready[number:]}
                     break
@@ -132,11 +128,9 @@ class Ledger:
         for lease in rest:
             try:
                 lease.nack()
-            except Exception as error:
-                if not (is_away(error) or is_gone(error)):
-                    raise
+            except (TemporaryError, LeaseLost, LogChanged) as error:
                 log.warning("not handed back", lease=lease.batch.lease, reason=str(error))
-                if is_away(error):
+                if isinstance(error, TemporaryError):
                     return  # the leases run out
 
     def _complete(self, pair_ids: set[str]) -> dict[str, list[str]]:

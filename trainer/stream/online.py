@@ -4,11 +4,11 @@ from functools import lru_cache
 
 import structlog
 
-from service.client import Client, PrefstreamError
+from service.client import Client, ImageGone, RunNotFound
 from service.schemas import Pair
 from trainer.stream.ledger import Ledger
 from trainer.stream.rows import Row
-from trainer.waiting import PAUSE_S, Patience
+from trainer.waiting import PAUSE_S, Waiter
 
 log = structlog.get_logger()
 
@@ -23,7 +23,7 @@ class OnlineRows:
         self,
         client: Client,
         ledger: Ledger,
-        patience: Patience,
+        waiter: Waiter,
         *,
         run: str,
         group: str,
@@ -31,7 +31,7 @@ class OnlineRows:
     ) -> None:
         self._client = client
         self._ledger = ledger
-        self._patience = patience
+        self._waiter = waiter
         self._run = run
         self._group = group
         self._lease_s = lease_s
@@ -40,16 +40,16 @@ class OnlineRows:
     def draw(self, count: int) -> list[Row]:
         rows: list[Row] = []
         while len(rows) < count:
-            self._patience.check()
+            self._waiter.raise_if_stopped()
             have = len(rows)
-            new = self._patience.reach(lambda n=have: self._lease(count - n))
+            new = self._waiter.retry(lambda n=have: self._lease(count - n))
             rows += [row for pair in new or () if (row := self._with_images(*pair))]
             if new:
-                self._patience.over()
+                self._waiter.done()
             elif new is None:
-                self._patience.wait("waiting for the run's first job", PAUSE_S, self._name)
+                self._waiter.pause("waiting for the run's first job", PAUSE_S, self._name)
             else:
-                self._patience.wait("waiting for pairs", 0, lambda n=have: self._status(n, count))
+                self._waiter.pause("waiting for pairs", 0, lambda n=have: self._status(n, count))
         return rows
 
     def _lease(self, count: int) -> list[tuple[Pair, int | None]] | None:
@@ -61,9 +61,7 @@ class OnlineRows:
             leased = self._client.lease(
                 self._run, group=self._group, size=count, lease_s=self._lease_s, wait_s=PAUSE_S
             )
-        except PrefstreamError as error:
-            if error.problem.code != "run_not_found":
-                raise
+        except RunNotFound:
             return None
         if leased is None:
             return []
@@ -76,10 +74,8 @@ class OnlineRows:
     def _with_images(self, pair: Pair, staleness: int | None) -> Row | None:
         """None: an image is no longer stored. The pair is done with, as if it had been used."""
         try:
-            images = [self._patience.reach(lambda r=ref: self._image(r)) for ref in pair.images]
-        except PrefstreamError as error:
-            if error.problem.code != "image_gone":
-                raise
+            images = [self._waiter.retry(lambda r=ref: self._image(r)) for ref in pair.images]
+        except ImageGone as error:
             log.warning("pair left out", pair=pair.pair_id, reason=error.problem.detail)
             self._ledger.mark_used([pair.pair_id])
             return None
@@ -90,7 +86,7 @@ class OnlineRows:
 
     def _status(self, have: int, want: int) -> dict[str, object]:
         """What a person who waits wants to know."""
-        run = self._patience.reach(lambda: self._client.run(self._run))
+        run = self._waiter.retry(lambda: self._client.run(self._run))
         return {
             "run": self._run,
             "group": self._group,

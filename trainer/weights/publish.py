@@ -9,7 +9,7 @@ import structlog
 from service.client import Client
 from service.schemas import Weights, WeightsKind, WeightVersion
 from service.weight_store import WeightStore
-from trainer.waiting import Patience
+from trainer.waiting import Waiter
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ class Publisher:
     def __init__(
         self,
         client: Client,
-        patience: Patience,
+        waiter: Waiter,
         store: str,
         *,
         run: str,
@@ -40,7 +40,7 @@ class Publisher:
     ) -> None:
         """`version`: the newest that this line of checkpoints published."""
         self._client = client
-        self._patience = patience
+        self._waiter = waiter
         self._store = WeightStore(store)
         self._run = run
         self.version = version
@@ -51,14 +51,14 @@ class Publisher:
 
     def replaces_weights(self) -> bool:
         """Whether the service has a version while this line has published none. Raises: Stopped."""
-        return self.version == 0 and self._patience.reach(self._client.weights).newest is not None
+        return self.version == 0 and self._waiter.retry(self._client.weights).newest is not None
 
     def publish(self, folder: Path, step: int, kind: WeightsKind = "lora") -> WeightVersion:
         """Publishes a folder's weights as the newest version. Full weights may be moved away.
 
         Raises: Stopped.
         """
-        state = self._patience.reach(self._client.weights)
+        state = self._waiter.retry(self._client.weights)
         self._log_refusals(state)
         newest = state.newest.version if state.newest else 0
         # The service may have lost its newest announcements; a version's number is never reused.
@@ -72,7 +72,7 @@ class Publisher:
             step=step,
             run=self._run,
         )
-        self._patience.reach(lambda: self._client.announce(published))
+        self._waiter.retry(lambda: self._client.announce(published))
         self.version = version
         log.info("published", version=version, step=step, location=published.location)
         if self._wait == "all":
@@ -89,15 +89,15 @@ class Publisher:
         end = time.monotonic() + self._wait_s
         while (left := end - time.monotonic()) > 0:
             wait_s = min(LONG_POLL_S, left)
-            state = self._patience.reach(
+            state = self._waiter.retry(
                 lambda s=wait_s: self._client.weights(settled=version, wait_s=s)
             )
             behind = workers_behind(state, version)
             if not behind:
-                self._patience.over()
+                self._waiter.done()
                 self._log_refusals(state)
                 return True
-            self._patience.wait(
+            self._waiter.pause(
                 "waiting for workers", 0, lambda w=behind: {"version": version, "workers": w}
             )
         log.warning("workers lag; going on", version=version, seconds=self._wait_s)

@@ -109,7 +109,7 @@ def test_pope(stack: tuple[str, Path], tmp_path: Path) -> None:
     expected = {}
     for name, items in sets.items():
         truths = [item.reference.startswith("Yes") for item in items]
-        expected[name] = pope.figures(by_transformers(items), truths)
+        expected[name] = pope.pope_metrics(by_transformers(items), truths)
         assert report["figures"][name] == pytest.approx(
             {field: getattr(expected[name], field) for field in report["figures"][name]}
         )

@@ -2,9 +2,7 @@
 
 from datetime import UTC, datetime
 
-import httpx
-
-from service.client import PrefstreamError
+from service.client import LeaseLost, ServiceUnreachable
 from service.schemas import Batch, Pair, Problem, user_turn
 from trainer.stream.ledger import Ledger
 
@@ -47,8 +45,8 @@ def pair(pair_id: str) -> Pair:
     )
 
 
-GONE = PrefstreamError(Problem(title="", status=410, code="lease_lost", detail=""))
-AWAY = httpx.ConnectError("no route")
+GONE = LeaseLost(Problem(title="", status=410, code="lease_lost", detail=""))
+AWAY = ServiceUnreachable(Problem(title="", status=503, code="unreachable", detail="no route"))
 
 
 def admitted(ledger: Ledger, lease: FakeLease) -> list[str]:

@@ -24,7 +24,7 @@ from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
 from trainer.train import TrainingResult, train
-from trainer.waiting import Patience
+from trainer.waiting import Waiter
 from trainer.weights.publish import Publisher
 
 
@@ -45,7 +45,7 @@ def adapter(tmp_path: Path) -> Path:
 
 def publisher(client: Client, store: Path, **changes: Any) -> Publisher:
     options = {"run": "r", "keep": 2, "wait": "none", "wait_s": 30.0, **changes}
-    return Publisher(client, Patience(threading.Event()), str(store), **options)
+    return Publisher(client, Waiter(threading.Event()), str(store), **options)
 
 
 def test_a_version_is_complete_in_the_store_and_announced(
