@@ -16,7 +16,7 @@ MAX_LINES = 400
 
 MAY_IMPORT = {
     "service": set[str](),
-    "prefstream": {"service"},
+    "prefstream": {"service", "trainer"},
     "worker": {"service"},
     "trainer": {"service"},
 }
