@@ -9,7 +9,18 @@ import structlog
 from fastapi import FastAPI
 
 from service import tracing
-from service.api import batches, health, images, jobs, metrics, problems, runs, submit, weights
+from service.api import (
+    batches,
+    health,
+    images,
+    jobs,
+    metrics,
+    openapi,
+    problems,
+    runs,
+    submit,
+    weights,
+)
 from service.api.auth import ApiKeyMiddleware
 from service.api.bodies import BodyLimitMiddleware
 from service.api.dependencies import AppState
@@ -29,7 +40,9 @@ def create_app(settings: Settings) -> FastAPI:
         title="prefstream",
         version=version("prefstream"),
         summary="Fresh preference pairs for multimodal alignment.",
+        description="Errors are problem details (RFC 9457); docs/api.md says how calls behave.",
         lifespan=_lifespan,
+        generate_unique_id_function=openapi.operation_id,
     )
     app.state.settings = settings
     app.state.http_metrics = metrics.HttpMetrics()
@@ -40,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, key=settings.api_key.get_secret_value())
     app.add_middleware(metrics.LatencyMiddleware, http_metrics=app.state.http_metrics)
+    openapi.describe(app, needs_key=settings.api_key is not None)
     tracing.instrument(app)
     return app
 

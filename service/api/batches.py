@@ -3,15 +3,15 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from service.api.bodies import StrictJsonRoute
-from service.api.dependencies import AppState, AppStateDep
+from service.api.dependencies import AppState, AppStateDep, LeasePath, RunPath
 from service.api.problems import RESPONSES
 from service.api.sse import EventStream, ServerSentEvent
 from service.broker.connection import from_milliseconds
 from service.problems import Refusal, no_such_run
-from service.schemas import Batch, GroupName, LeaseRenewal, LeaseRequest, LeaseState, RunName
+from service.schemas import Batch, GroupName, LeaseRenewal, LeaseRequest, LeaseState
 
 router = APIRouter(prefix="/runs/{run}", tags=["batches"], route_class=StrictJsonRoute)
 
@@ -25,7 +25,7 @@ POLL_INTERVAL_S = 10.0
     response_model=Batch,
     responses={204: {"description": "There are not enough pairs yet."}, **RESPONSES},
 )
-async def lease(run: RunName, body: LeaseRequest, app_state: AppStateDep) -> Response:
+async def lease(run: RunPath, body: LeaseRequest, app_state: AppStateDep) -> Response:
     """The oldest pairs that the group has not taken yet; what was handed back comes first."""
     request = body.model_copy(update={"wait_s": app_state.clamp_wait(body.wait_s)})
     try:
@@ -40,7 +40,7 @@ async def lease(run: RunName, body: LeaseRequest, app_state: AppStateDep) -> Res
 @router.post(
     "/leases/{lease}/ack", summary="Acknowledge a batch", status_code=204, responses=RESPONSES
 )
-async def ack(run: RunName, lease: str, app_state: AppStateDep) -> None:
+async def ack(run: RunPath, lease: LeasePath, app_state: AppStateDep) -> None:
     """What its pairs taught is safe, in a checkpoint: they will not be delivered again."""
     await app_state.broker.batches.ack(run, lease)
 
@@ -48,14 +48,14 @@ async def ack(run: RunName, lease: str, app_state: AppStateDep) -> None:
 @router.post(
     "/leases/{lease}/nack", summary="Hand a batch back", status_code=204, responses=RESPONSES
 )
-async def nack(run: RunName, lease: str, app_state: AppStateDep) -> None:
+async def nack(run: RunPath, lease: LeasePath, app_state: AppStateDep) -> None:
     """Its pairs are delivered again at once, before any others."""
     await app_state.broker.batches.nack(run, lease)
 
 
 @router.post("/leases/{lease}/renew", summary="Keep a batch", responses=RESPONSES)
 async def renew(
-    run: RunName, lease: str, app_state: AppStateDep, body: LeaseRenewal | None = None
+    run: RunPath, lease: LeasePath, app_state: AppStateDep, body: LeaseRenewal | None = None
 ) -> LeaseState:
     lease_s = body.lease_s if body else None
     expiry = await app_state.broker.batches.renew(run, lease, lease_s)
@@ -63,7 +63,11 @@ async def renew(
 
 
 @router.delete("/groups/{group}", summary="Forget a group", status_code=204, responses=RESPONSES)
-async def forget(run: RunName, group: GroupName, app_state: AppStateDep) -> None:
+async def delete_group(
+    run: RunPath,
+    group: Annotated[GroupName, Path(description="The group's name.")],
+    app_state: AppStateDep,
+) -> None:
     """For a group whose subscribers will not come back: what it has not acknowledged no longer
     keeps the log from being trimmed."""
     if not await app_state.broker.batches.delete_group(run, group):
@@ -80,12 +84,23 @@ async def forget(run: RunName, group: GroupName, app_state: AppStateDep) -> None
     },
 )
 async def batches(
-    run: RunName,
+    run: RunPath,
     app_state: AppStateDep,
-    size: Annotated[int, Query(ge=1, le=1024)] = 8,
-    min_size: Annotated[int | None, Query(ge=1, le=1024)] = None,
-    group: Annotated[GroupName, Query()] = "trainer",
-    lease_s: Annotated[float | None, Query(gt=0, le=24 * 3600)] = None,
+    size: Annotated[int, Query(ge=1, le=1024, description="Pairs of a batch, at most.")] = 8,
+    min_size: Annotated[
+        int | None,
+        Query(ge=1, le=1024, description="Pairs of a batch, at least; by default `size`."),
+    ] = None,
+    group: Annotated[GroupName, Query(description="The subscriber group.")] = "trainer",
+    lease_s: Annotated[
+        float | None,
+        Query(
+            gt=0,
+            le=24 * 3600,
+            description="Seconds without renewal after which a batch is delivered again; by "
+            "default the service's `batch_lease_s`.",
+        ),
+    ] = None,
     prefetch: Annotated[
         int, Query(ge=1, le=1024, description="Batches sent and not yet acknowledged, at most.")
     ] = 2,

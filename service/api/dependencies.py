@@ -6,11 +6,11 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 
 from service.broker import Broker
 from service.intake import Intake
-from service.schemas import Job
+from service.schemas import Job, RunName
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -57,6 +57,10 @@ async def _app_state(request: Request) -> AppState:  # `def` would be run in a t
 
 
 AppStateDep = Annotated[AppState, Depends(_app_state)]
+
+RunPath = Annotated[RunName, Path(description="The run's name.")]
+LeasePath = Annotated[str, Path(description="The lease's name, from the batch.")]
+JobPath = Annotated[str, Path(description="The job's id.")]
 
 WaitS = Annotated[
     float | None,

@@ -30,7 +30,11 @@ async def post_image(request: Request, app_state: AppStateDep) -> StoredImage:
     responses={200: {"content": {"image/*": {}}}},
 )
 async def get_image(
-    sha256: Annotated[str, Path(pattern=r"^(sha256:)?[0-9a-f]{64}$")], app_state: AppStateDep
+    sha256: Annotated[
+        str,
+        Path(pattern=r"^(sha256:)?[0-9a-f]{64}$", description="The image's hash, in hexadecimal."),
+    ],
+    app_state: AppStateDep,
 ) -> Response:
     try:
         content = await app_state.broker.images.get("sha256:" + sha256.removeprefix("sha256:"))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from service.api.dependencies import AppState, AppStateDep, WaitS
+from service.api.dependencies import AppState, AppStateDep, JobPath, WaitS
 from service.api.problems import RESPONSES
 from service.api.sse import EventStream, ServerSentEvent
 from service.broker import Event
@@ -24,7 +24,7 @@ async def list_jobs(
     app_state: AppStateDep,
     state: Annotated[JobsState, Query(description="`dead`: the dead letters.")] = "open",
     before: Annotated[str | None, Query(description="The `before` of an earlier page.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Jobs at most.")] = 100,
 ) -> Response:
     """Newest first, without results."""
     page = await app_state.broker.jobs.page(state, before=before, limit=limit)
@@ -39,7 +39,7 @@ async def purge_jobs(
 
 
 @router.post("/{job_id}/retry", summary="Retry a dead letter", response_model=Job)
-async def retry_job(job_id: str, app_state: AppStateDep) -> Response:
+async def retry_job(job_id: JobPath, app_state: AppStateDep) -> Response:
     """Back into the queue, with as many attempts as a new job."""
     job = await app_state.broker.jobs.retry_dead_letter(job_id)
     if job is None:
@@ -50,7 +50,7 @@ async def retry_job(job_id: str, app_state: AppStateDep) -> Response:
 
 
 @router.get("/{job_id}", summary="State and result", response_model=Job)
-async def get_job(job_id: str, app_state: AppStateDep, wait_s: WaitS = None) -> Response:
+async def get_job(job_id: JobPath, app_state: AppStateDep, wait_s: WaitS = None) -> Response:
     """With `wait_s`, waits for the job to end; answers with its state then in any case."""
     job = await app_state.wait(job_id, wait_s or 0)
     if job is None:
@@ -59,7 +59,7 @@ async def get_job(job_id: str, app_state: AppStateDep, wait_s: WaitS = None) -> 
 
 
 @router.delete("/{job_id}", summary="Cancel", response_model=Job)
-async def cancel_job(job_id: str, app_state: AppStateDep) -> Response:
+async def cancel_job(job_id: JobPath, app_state: AppStateDep) -> Response:
     """Cancels a job that has not ended. One that has is returned as it is."""
     job = await app_state.broker.jobs.cancel(job_id)
     if job is None:
@@ -77,7 +77,11 @@ async def cancel_job(job_id: str, app_state: AppStateDep) -> Response:
     },
 )
 async def job_events(
-    job_id: str, app_state: AppStateDep, last_event_id: Annotated[str | None, Header()] = None
+    job_id: JobPath,
+    app_state: AppStateDep,
+    last_event_id: Annotated[
+        str | None, Header(description="The `id` of the last event received, to go on after it.")
+    ] = None,
 ) -> Response:
     """Server-sent events: `progress` as the worker reports it, `status` when it changes. The stream
     ends with the job. A reader that comes back with `Last-Event-ID` misses nothing."""

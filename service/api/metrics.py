@@ -62,7 +62,12 @@ class LatencyMiddleware:
             self._metrics.latency.labels(scope["method"], route, status).observe(taken)
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "In Prometheus' text format."}},
+)
 async def metrics(request: Request, app_state: AppStateDep) -> Response:
     http_metrics: HttpMetrics = request.app.state.http_metrics
     snapshot = CollectorRegistry()

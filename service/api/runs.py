@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from service.api.bodies import StrictJsonRoute
-from service.api.dependencies import AppStateDep
+from service.api.dependencies import AppStateDep, RunPath
 from service.api.problems import RESPONSES
 from service.problems import no_such_run
-from service.schemas import Appended, PairRequest, PairsPage, Run, RunName, RunSettings
+from service.schemas import Appended, PairRequest, PairsPage, Run, RunSettings
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=StrictJsonRoute, responses=RESPONSES)
 
@@ -20,12 +20,12 @@ async def list_runs(app_state: AppStateDep) -> list[Run]:
 
 
 @router.put("/{run}", summary="Create a run, or change its settings")
-async def put_run(run: RunName, body: RunSettings, app_state: AppStateDep) -> Run:
+async def put_run(run: RunPath, body: RunSettings, app_state: AppStateDep) -> Run:
     return await app_state.broker.runs.put(run, body)
 
 
 @router.get("/{run}", summary="Settings and figures")
-async def get_run(run: RunName, app_state: AppStateDep) -> Run:
+async def get_run(run: RunPath, app_state: AppStateDep) -> Run:
     found = await app_state.broker.runs.get(run)
     if found is None:
         raise no_such_run(run)
@@ -34,7 +34,7 @@ async def get_run(run: RunName, app_state: AppStateDep) -> Run:
 
 @router.delete("/{run}", summary="Delete a run", status_code=204)
 async def delete_run(
-    run: RunName,
+    run: RunPath,
     app_state: AppStateDep,
     force: Annotated[
         bool, Query(description="Cancel its open jobs and end its leases; else they are a 409.")
@@ -49,10 +49,10 @@ async def delete_run(
 
 @router.get("/{run}/pairs", summary="Read the log", response_model=PairsPage)
 async def get_pairs(
-    run: RunName,
+    run: RunPath,
     app_state: AppStateDep,
     after: Annotated[str | None, Query(description="The `cursor` of an earlier page.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Pairs at most.")] = 100,
 ) -> Response:
     """Pairs in the order in which they were made. Takes no lease and changes nothing."""
     try:
@@ -64,7 +64,7 @@ async def get_pairs(
 
 @router.post("/{run}/pairs", summary="Append a pair of a data set", status_code=201)
 async def post_pair(
-    run: RunName, body: PairRequest, app_state: AppStateDep, response: Response
+    run: RunPath, body: PairRequest, app_state: AppStateDep, response: Response
 ) -> Appended:
     """Its method is `offline`. The run's window counts it, as it counts pairs that workers make;
     one that the run was given before (`pair_id`) is answered with 200, and not appended."""

@@ -28,7 +28,9 @@ async def get_weights(
         int | None,
         Query(description="Wait until every live worker serves this version, or refused it."),
     ] = None,
-    wait_s: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0,
+    wait_s: Annotated[
+        float, Query(ge=0, allow_inf_nan=False, description="Seconds to wait for it, at most.")
+    ] = 0,
 ) -> Weights:
     if settled is not None and wait_s > 0:
         waiting = app_state.broker.weights.wait_adopted(settled, app_state.clamp_wait(wait_s))

@@ -11,7 +11,7 @@ from service.schemas.conversation import ImagePart, Message, TextPart, user_turn
 
 
 class Priority(StrEnum):
-    """Of the jobs that wait, those of a higher one are started first."""
+    """How urgent a job is."""
 
     high = "high"
     normal = "normal"

@@ -22,9 +22,18 @@ COMMANDS = sorted(
 """`prefstream` loads all of them, also where only the service is installed."""
 
 
-@pytest.mark.parametrize("module", ["service.api", "service.client", "service.broker", *COMMANDS])
+@pytest.mark.parametrize(
+    "module", ["prefstream", "service.api", "service.client", "service.broker", *COMMANDS]
+)
 def test_no_heavy_library_is_imported(module: str) -> None:
     program = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+def test_users_import_no_server() -> None:
+    """Nor what only a client on Redis needs."""
+    program = "import sys, prefstream; print([m for m in ('fastapi', 'redis') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
