@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.broker import Broker
 from service.problems import Refusal
-from service.schemas import Prompted, StoredImage
+from service.schemas import PromptRequest, StoredImage
 from service.settings import Settings
 
 FORMATS: dict[str, Literal["png", "jpeg", "webp"]] = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
@@ -21,7 +21,7 @@ HASH = re.compile(r"sha256:[0-9a-f]{64}")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 ErrorLocation = tuple[str | int, ...]
-R = TypeVar("R", bound=Prompted)
+R = TypeVar("R", bound=PromptRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Intake:
             bytes=len(checked.content),
         )
 
-    def _check_text(self, request: Prompted) -> None:
+    def _check_text(self, request: PromptRequest) -> None:
         length = sum(map(len, request.texts))
         if length > self._settings.max_text_chars:
             raise Refusal(

@@ -180,13 +180,13 @@ class AsyncClient:
         """Jobs, newest first, without their results; `dead` for the dead letters."""
         return await self._transport.jobs(state, before, limit)
 
-    async def retry(self, job_id: str) -> Job:
+    async def retry_dead_letter(self, job_id: str) -> Job:
         """Puts a dead letter back into the queue."""
-        return await self._transport.retry(job_id)
+        return await self._transport.retry_dead_letter(job_id)
 
-    async def purge(self) -> int:
+    async def purge_dead_letters(self) -> int:
         """Deletes all dead letters, and returns how many there were."""
-        return await self._transport.purge()
+        return await self._transport.purge_dead_letters()
 
     async def runs(self) -> list[Run]:
         """All runs, with their figures."""

@@ -71,14 +71,14 @@ class RedisTransport:
     async def jobs(self, state: JobsState, before: str | None, limit: int) -> JobsPage:
         return await self._call(lambda: self._broker.jobs.page(state, before=before, limit=limit))
 
-    async def retry(self, job_id: str) -> Job:
+    async def retry_dead_letter(self, job_id: str) -> Job:
         await self._call(lambda: self._broker.jobs.retry_dead_letter(job_id))
         job = await self.job(job_id, 0)
         if job.ended:
             raise error_of(problems.not_dead(job).problem)
         return job
 
-    async def purge(self) -> int:
+    async def purge_dead_letters(self) -> int:
         return await self._call(self._broker.jobs.purge_dead_letters)
 
     async def runs(self) -> list[Run]:

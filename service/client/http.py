@@ -78,10 +78,10 @@ class HttpTransport:
         params = {"state": state, "limit": limit} | ({"before": before} if before else {})
         return await self._call(JobsPage, "GET", "/jobs", params=params)
 
-    async def retry(self, job_id: str) -> Job:
+    async def retry_dead_letter(self, job_id: str) -> Job:
         return await self._call(Job, "POST", f"/jobs/{job_id}/retry")
 
-    async def purge(self) -> int:
+    async def purge_dead_letters(self) -> int:
         return (await self._call(Purged, "DELETE", "/jobs", params={"state": "dead"})).purged
 
     async def runs(self) -> list[Run]:

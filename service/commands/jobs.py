@@ -53,7 +53,7 @@ def show(job_id: str, url: Url = DEFAULT_URL) -> None:
 def retry(job_id: str, url: Url = DEFAULT_URL) -> None:
     """Put a dead letter back into the queue."""
     with connect(url) as client:
-        _show(client.retry(job_id))
+        _show(client.retry_dead_letter(job_id))
 
 
 @app.command()
@@ -67,7 +67,7 @@ def cancel(job_id: str, url: Url = DEFAULT_URL) -> None:
 def purge(url: Url = DEFAULT_URL) -> None:
     """Delete all dead letters."""
     with connect(url) as client:
-        console.print(f"{client.purge()} dead letters deleted.")
+        console.print(f"{client.purge_dead_letters()} dead letters deleted.")
 
 
 def _show(job: Job) -> None:

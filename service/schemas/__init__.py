@@ -38,13 +38,13 @@ from service.schemas.jobs import (
 from service.schemas.pairs import Appended, Pair, PairsPage, Span
 from service.schemas.problems import Problem
 from service.schemas.requests import (
-    RANKING,
-    SHAPING,
+    BDHS_SETTINGS,
+    SAMPLE_SETTINGS,
     BdhsRequest,
     JobRequest,
     PairRequest,
     Priority,
-    Prompted,
+    PromptRequest,
     SampleRequest,
 )
 from service.schemas.results import (
@@ -77,11 +77,11 @@ from service.schemas.weights import (
 )
 
 __all__ = [
+    "BDHS_SETTINGS",
     "ENDED",
     "MAX_RANKED",
     "MAX_SEED",
-    "RANKING",
-    "SHAPING",
+    "SAMPLE_SETTINGS",
     "TOLERANT",
     "Annotation",
     "AnnotatorName",
@@ -119,7 +119,7 @@ __all__ = [
     "Part",
     "Priority",
     "Problem",
-    "Prompted",
+    "PromptRequest",
     "Purged",
     "Refusal",
     "Response",

@@ -18,7 +18,7 @@ class Priority(StrEnum):
     low = "low"
 
 
-class Prompted(Model):
+class PromptRequest(Model):
     """What asks something of a model, or records that it was asked: text, perhaps with images."""
 
     prompt: str | None = None
@@ -68,7 +68,7 @@ class Prompted(Model):
         return [p.text for m in self.conversation for p in m.parts if isinstance(p, TextPart)]
 
 
-class JobRequest(Prompted):
+class JobRequest(PromptRequest):
     """What both kinds of job have in common."""
 
     temperature: float = Field(default=1.0, ge=0.0, le=10.0)
@@ -138,7 +138,7 @@ class SampleRequest(JobRequest):
     @property
     def settings(self) -> dict[str, JsonValue]:
         """What shapes the pair, beside the conversation, the seed, the weights."""
-        return self.model_dump(mode="json", include=RANKING)
+        return self.model_dump(mode="json", include=SAMPLE_SETTINGS)
 
 
 class BdhsRequest(JobRequest):
@@ -198,7 +198,7 @@ class BdhsRequest(JobRequest):
     @property
     def settings(self) -> dict[str, JsonValue]:
         """What shapes the pair, beside the conversation, the reference, the seed, the weights."""
-        return self.model_dump(mode="json", include=SHAPING)
+        return self.model_dump(mode="json", include=BDHS_SETTINGS)
 
     @property
     def hides_tokens(self) -> bool:
@@ -209,7 +209,7 @@ class BdhsRequest(JobRequest):
         return self.corruption != "attention"
 
 
-class PairRequest(Prompted):
+class PairRequest(PromptRequest):
     """`POST /runs/{run}/pairs`: a pair that exists already, from a preference data set."""
 
     chosen: str
@@ -234,11 +234,11 @@ class PairRequest(Prompted):
         return [*super().texts, self.chosen, self.rejected]
 
 
-SHAPING = set(BdhsRequest.model_fields) - {
+BDHS_SETTINGS = set(BdhsRequest.model_fields) - {
     *("prompt", "messages", "images", "reference", "seed", "weight_version"),
     *("run", "priority", "deadline_s", "metadata", "trace"),
 }
-RANKING = set(SampleRequest.model_fields) - {
+SAMPLE_SETTINGS = set(SampleRequest.model_fields) - {
     *("prompt", "messages", "images", "seed", "weight_version"),
     *("run", "priority", "deadline_s", "metadata", "logprobs"),
 }

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.client import AsyncClient, PrefstreamError
-from service.commands.console import client_error, fail
+from service.commands.console import DEFAULT_URL, Url, client_error, fail
 from trainer.data.example import InvalidDataset
 from trainer.data.images import find_image
 from trainer.evaluation import captions as chair
@@ -34,7 +34,6 @@ console = Console()
 SETTLE_S = 600.0
 """Longest wait for the workers to serve a version."""
 
-Url = Annotated[str, typer.Option(envvar="PREFSTREAM_URL", help="The service, or its Redis.")]
 Images = Annotated[
     list[Path] | None, typer.Option(help="Folder of the images; may be given again.")
 ]
@@ -49,7 +48,6 @@ Version = Annotated[
 InFlight = Annotated[int, typer.Option(help="Questions at once.", min=1)]
 Limit = Annotated[int | None, typer.Option(help="Images or questions, at most.", min=1)]
 MaxTokens = Annotated[int, typer.Option(help="New tokens of an answer, at most.", min=1)]
-SERVICE = "http://127.0.0.1:8000"
 
 Metrics = dict[str, Mapping[str, float]]
 """By the name of the row."""
@@ -62,7 +60,7 @@ def pope(
     suffix: Annotated[str, typer.Option(help="Text behind every question.")] = "",
     limit: Limit = None,
     max_tokens: MaxTokens = 32,
-    url: Url = SERVICE,
+    url: Url = DEFAULT_URL,
     version: Version = None,
     in_flight: InFlight = 16,
     out: Out = None,
@@ -96,7 +94,7 @@ def captions(
     limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Draws the images that --limit leaves.")] = 0,
     max_tokens: MaxTokens = 512,
-    url: Url = SERVICE,
+    url: Url = DEFAULT_URL,
     version: Version = None,
     in_flight: InFlight = 16,
     out: Out = None,
@@ -132,7 +130,7 @@ def captions(
 def toy(
     count: Annotated[int, typer.Option("--images", help="Held-out images.", min=2)] = 400,
     seed: Annotated[int, typer.Option(help="Of the draw of the images.")] = 0,
-    url: Url = SERVICE,
+    url: Url = DEFAULT_URL,
     version: Version = None,
     out: Out = None,
 ) -> None:

@@ -113,7 +113,7 @@ async def run(
     """
     started = time.monotonic()
     settings: dict[str, Any] = training(plan, method) if method.source else {}
-    made: pairs.Made | None = None
+    made: pairs.PairSetSummary | None = None
     used: set[str] = set()
     versions = 0
     if method.source:
@@ -123,7 +123,7 @@ async def run(
         output.mkdir(parents=True)
         given = settings | {"run": name, "url": url, "output": str(output), "seed": seed}
         if method.file:
-            path, made = pairs.kept(work, plan, method.file, seed)
+            path, made = pairs.load(work, plan, method.file, seed)
             given["data"] = str(path)
         await client.put_run(name, RunSettings(window=WINDOW_STEPS * plan.batch_size))
         await _train(client, plan, method, seed, given, on_progress)

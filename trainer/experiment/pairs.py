@@ -19,7 +19,7 @@ from trainer.toy.dataset import Item, examples, png, stream
 from trainer.toy.language import caption, with_article
 from trainer.toy.world import COLORS, Scene
 
-AT_ONCE = 64
+IN_FLIGHT = 64
 """Jobs that are under way, at most, while pairs are made for a file."""
 
 MAX_TOKENS = 96
@@ -42,7 +42,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Made:
+class PairSetSummary:
     """What became of the references."""
 
     references: int
@@ -63,10 +63,12 @@ def is_made(work: Path, plan: ExperimentPlan, source: Source, seed: int) -> bool
     return (_folder(work, plan, source, seed) / "made.json").is_file()
 
 
-def kept(work: Path, plan: ExperimentPlan, source: Source, seed: int) -> tuple[Path, Made]:
-    """The file of pairs that `make` left, and what it says of them."""
+def load(
+    work: Path, plan: ExperimentPlan, source: Source, seed: int
+) -> tuple[Path, PairSetSummary]:
+    """The file of pairs that `make` left, and what became of the references."""
     folder = _folder(work, plan, source, seed)
-    return folder / "pairs.jsonl", Made(**json.loads((folder / "made.json").read_text()))
+    return folder / "pairs.jsonl", PairSetSummary(**json.loads((folder / "made.json").read_text()))
 
 
 def _folder(work: Path, plan: ExperimentPlan, source: Source, seed: int) -> Path:
@@ -108,7 +110,7 @@ async def make(
         row = pair.model_dump(mode="json") | {"images": [name]}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     (folder / "pairs.jsonl").write_text("".join(lines))
-    made = Made(len(items), len(lines), first, iterations / len(items))
+    made = PairSetSummary(len(items), len(lines), first, iterations / len(items))
     write_atomically(folder / "made.json", json.dumps(asdict(made)).encode())
 
 
@@ -213,7 +215,7 @@ async def _all(
 ) -> list[Any]:
     """The results, in order. Raises: RuntimeError, if a job did not succeed."""
     results: dict[int, Any] = {}
-    async for number, job in client.map(requests, in_flight=AT_ONCE):
+    async for number, job in client.map(requests, in_flight=IN_FLIGHT):
         if job.result is None:
             raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
         results[number] = job.result

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import logs
 from service.client import AsyncClient, PrefstreamError
-from service.commands.console import fail
+from service.commands.console import DEFAULT_URL, Url, fail
 from trainer.data import FORMATS, InvalidDataset, InvalidRow
 from trainer.feed.feeder import REQUESTS, Feeder, FeedPlan
 
@@ -37,9 +37,7 @@ def feed(
     method: Annotated[
         str, typer.Option(help="bdhs, online, or offline: the data set's own pairs.")
     ] = "bdhs",
-    url: Annotated[
-        str, typer.Option(envvar="PREFSTREAM_URL", help="The service, or in the cluster its Redis.")
-    ] = "http://127.0.0.1:8000",
+    url: Url = DEFAULT_URL,
     images: Annotated[
         list[Path] | None, typer.Option(help="Folder of the images; may be given again.")
     ] = None,

@@ -43,7 +43,7 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
-class Made:
+class VariantResults:
     """What a variant made of all examples."""
 
     variant: Variant
@@ -95,7 +95,7 @@ async def make(
     examples: Sequence[Example],
     settings: dict[str, Any],
     on_pair: Callable[[], None] = lambda: None,
-) -> Made:
+) -> VariantResults:
     """Runs a variant over the examples.
 
     Raises: RuntimeError, if a job did not succeed; PrefstreamError.
@@ -123,7 +123,7 @@ async def make(
             raise RuntimeError(f"{place}: job {job.id} {job.status}: {job.error}")
         results[number] = job.result
     asked = BdhsRequest.model_fields
-    return Made(
+    return VariantResults(
         variant,
         settings.get("similarity_threshold", asked["similarity_threshold"].default),
         settings.get("max_iterations", asked["max_iterations"].default),
@@ -131,7 +131,7 @@ async def make(
     )
 
 
-async def show(client: AsyncClient, found: Sequence[Made]) -> str:
+async def show(client: AsyncClient, found: Sequence[VariantResults]) -> str:
     """The page of example pairs, some of each variant."""
     shown = [
         ShownPair(pair=pair, image=await client.image(pair.images[0]), trace=result.trace)
@@ -143,7 +143,7 @@ async def show(client: AsyncClient, found: Sequence[Made]) -> str:
     return render_pairs(shown, title="BDHS by variant", summary=summary)
 
 
-def write(out: Path, found: Sequence[Made], about: str, page: str) -> None:
+def write(out: Path, found: Sequence[VariantResults], about: str, page: str) -> None:
     """`bdhs.json`, `bdhs.png`, `bdhs.md`, `examples.html` and `responses.jsonl` in a folder."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [made.row for made in found]
@@ -156,7 +156,7 @@ def write(out: Path, found: Sequence[Made], about: str, page: str) -> None:
     (out / "examples.html").write_text(page)
 
 
-def table(found: Sequence[Made]) -> str:
+def table(found: Sequence[VariantResults]) -> str:
     """The curves as Markdown."""
     rounds = max(made.max_iterations for made in found)
     head = ["variant", *(f"by {n}" for n in range(1, rounds + 1)), "iterations", "tokens kept"]
@@ -169,7 +169,7 @@ def table(found: Sequence[Made]) -> str:
     return "\n".join(lines)
 
 
-def responses(found: Sequence[Made]) -> list[dict[str, Any]]:
+def responses(found: Sequence[VariantResults]) -> list[dict[str, Any]]:
     """Every response that was compared, for `prefstream compare-embedders`."""
     return [
         {
@@ -186,7 +186,7 @@ def responses(found: Sequence[Made]) -> list[dict[str, Any]]:
     ]
 
 
-def plot(found: Sequence[Made], path: Path) -> None:
+def plot(found: Sequence[VariantResults], path: Path) -> None:
     """The curves; the last iteration, which is unguided and taken as it is, apart."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -158,13 +158,13 @@ async def test_jobs_and_runs_are_administered(client: AsyncClient, worker: Broke
     for claim in await worker.claims.claim("w", 2, block_s=5):
         await worker.claims.retry(claim, JobError(code="no", message="No."), give_up=True)
     assert len((await client.jobs("dead", limit=1)).jobs) == 1
-    assert (await client.retry(first.id)).status == "queued"
-    assert await client.purge() == 1
+    assert (await client.retry_dead_letter(first.id)).status == "queued"
+    assert await client.purge_dead_letters() == 1
     assert (await client.cancel(first.id)).status == "cancelled"
     with pytest.raises(PrefstreamError, match="409 not_dead"):
-        await client.retry(first.id)
+        await client.retry_dead_letter(first.id)
     with pytest.raises(PrefstreamError, match="404 job_not_found"):
-        await client.retry(second.id)
+        await client.retry_dead_letter(second.id)
 
 
 async def test_a_run_is_deleted(client: AsyncClient, worker: Broker) -> None:
@@ -208,7 +208,11 @@ async def test_the_client_that_does_not_await(
             client.ack("r", batch.batch.lease)
             assert list(client.batches("r", size=1, idle_s=0)) == []
             assert client.run("r").groups[0].acknowledged == 1
-            assert (len(client.runs()), client.jobs().jobs, client.purge()) == (1, [], 0)
+            assert (len(client.runs()), client.jobs().jobs, client.purge_dead_letters()) == (
+                1,
+                [],
+                0,
+            )
             client.delete_run("r")
             assert client.runs() == []
             return pair.pair_id

@@ -17,7 +17,7 @@ from service.schemas import (
     assistant_turn,
     user_turn,
 )
-from trainer.report.bdhs import Made, Variant, responses, table, write
+from trainer.report.bdhs import Variant, VariantResults, responses, table, write
 from trainer.report.command import report
 
 
@@ -59,26 +59,26 @@ def result(*similarities: float) -> BdhsResult:
 
 
 @pytest.fixture
-def made() -> Made:
+def made() -> VariantResults:
     results = [result(0.5), result(0.99, 0.9), result(0.98, 0.97, 1.0), result(0.99, 0.98, 0.3)]
-    return Made(Variant("ρ_th 0.99", {"rho": 0.99}), 0.97, 3, results)
+    return VariantResults(Variant("ρ_th 0.99", {"rho": 0.99}), 0.97, 3, results)
 
 
-def test_the_curve_is_the_share_that_differed_by_then(made: Made) -> None:
+def test_the_curve_is_the_share_that_differed_by_then(made: VariantResults) -> None:
     assert made.curve == [0.25, 0.5, 0.75]
 
 
-def test_the_row_says_what_it_took(made: Made) -> None:
+def test_the_row_says_what_it_took(made: VariantResults) -> None:
     assert made.row["iterations"] == (1 + 2 + 3 + 3) / 4
     assert made.row["tokens_kept"] == 2.0
     assert made.row["pairs"] == 4
 
 
-def test_the_table_has_a_line_for_each_variant(made: Made) -> None:
+def test_the_table_has_a_line_for_each_variant(made: VariantResults) -> None:
     assert table([made]).splitlines()[2] == "| ρ_th 0.99 | 25.0% | 50.0% | 75.0% | 2.25 | 2.0 |"
 
 
-def test_every_response_that_was_compared_is_told(made: Made) -> None:
+def test_every_response_that_was_compared_is_told(made: VariantResults) -> None:
     lines = responses([made])
     assert len(lines) == 1 + 2 + 3 + 3
     assert lines[2] == {
@@ -90,7 +90,7 @@ def test_every_response_that_was_compared_is_told(made: Made) -> None:
     }
 
 
-def test_what_is_written(made: Made, tmp_path: Path) -> None:
+def test_what_is_written(made: VariantResults, tmp_path: Path) -> None:
     write(tmp_path, [made], "About it.", "<html></html>")
     assert json.loads((tmp_path / "bdhs.json").read_text())[0]["differ_by_iteration"][0] == 0.25
     assert (tmp_path / "bdhs.png").read_bytes().startswith(b"\x89PNG")
