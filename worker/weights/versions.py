@@ -139,6 +139,8 @@ class WeightVersions:
             BadWeights: it cannot be applied whole; the reason. The old version serves on.
             EngineDied: try again once it lives.
         """
+        if version.kind not in ("lora", "full"):
+            raise BadWeights(f"this release of the worker takes no {version.kind} weights")
         if self.kind not in (None, version.kind):
             raise BadWeights(
                 f"this worker serves {self.kind} weights (version {self.current}), and takes no "

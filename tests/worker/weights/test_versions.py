@@ -247,3 +247,12 @@ async def test_a_rank_above_the_workers_is_refused(
     with pytest.raises(BadWeights, match="rank 32; this worker takes at most 16"):
         await versions.adopt(publish(engine, store, tmp_path, 51, rank=32))
     assert versions.current == 0
+
+
+async def test_a_kind_of_weights_of_tomorrow_is_refused(
+    engine: Engine, versions: WeightVersions, store: WeightStore, tmp_path: Path
+) -> None:
+    version = publish(engine, store, tmp_path, 9).model_copy(update={"kind": "delta"})
+    with pytest.raises(BadWeights, match="takes no delta weights"):
+        await versions.adopt(version)
+    assert versions.current == 0
