@@ -145,7 +145,8 @@ def test_averaged_is_the_weighted_mean_of_both_losses(configure: Configure) -> N
 
     expected = (by_hand(rows[:2]) + by_hand(rows[2:])) / 2
     stream.start(RowCollator(trainer.data_collator))
-    losses = [trainer.compute_loss(policy, batch).item() for batch in stream]
+    batches = map(trainer._prepare_inputs, stream)  # to its device
+    losses = [trainer.compute_loss(policy, batch).item() for batch in batches]
     assert len(losses) == trainer.args.gradient_accumulation_steps == 4
     assert sum(losses) / 4 == pytest.approx(expected, rel=1e-5)
 
@@ -241,6 +242,7 @@ def log_probs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the chosen sides, then the rejected ones: log-probability, and number of tokens."""
     inputs = collate([dict(row) for row in rows])
+    inputs = {name: tensor.to(policy.device) for name, tensor in inputs.items()}
     mask = inputs.pop("completion_mask")[:, 1:].bool()
     log_softmax = policy(**inputs).logits[:, :-1].log_softmax(-1)
     each = log_softmax.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0]
