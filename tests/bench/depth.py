@@ -121,7 +121,7 @@ async def run(server: Server, console: Console) -> None:
     settings = [Settings.model_validate(fields | {"namespace": name}) for name in names]
     async with Broker.connect(settings[0]) as first, Broker.connect(settings[1]) as second:
         # A rewrite of the AOF would fall into one round and not into another.
-        await first.store.redis.config_set("auto-aof-rewrite-percentage", 0)
+        await first.connection.redis.config_set("auto-aof-rewrite-percentage", 0)
         shallow, deep = [Queue(b, await b.images.put(png())) for b in (first, second)]
         await measure(shallow, deep, console)
 

@@ -148,7 +148,7 @@ def train(url: str, run: str, case: Case, folder: Path) -> tuple[list[float], li
             time.sleep(case.train_s)
             assert stream.current is not None
             ledger.mark_used(stream.current.pair_ids)
-            staleness.append(stream.figures().get("pairs/staleness", 0.0))
+            staleness.append(stream.metrics().get("pairs/staleness", 0.0))
             if step % PUBLISH_EVERY == 0:
                 ledger.mark_saved(ledger.unacknowledged())  # a checkpoint
                 ledger.acknowledge()

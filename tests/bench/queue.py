@@ -69,8 +69,8 @@ class Ours:
             alive = True
 
         class Quick:
-            async def run(self, claim: Claim) -> tuple[SampleResult, None]:
-                return SampleResult(responses=[], seed=0), None
+            async def run(self, claim: Claim) -> SampleResult:
+                return SampleResult(responses=[], seed=0)
 
         async with Broker.connect(_settings(url)) as broker:
             worker = Worker(broker, cast(Any, Idle()), cast(Any, None), WorkerSettings(slots=SLOTS))

@@ -41,7 +41,7 @@ async def online(broker: Broker, chosen: int | None, rejected: int | None) -> st
         seed=1,
         created_at=datetime.now(UTC),
     )
-    assert await broker.claims.finish(claim, SampleResult(responses=[], seed=1, pair=pair))
+    assert await broker.claims.finish(claim, SampleResult(responses=[], seed=1, pairs=[pair]))
     return claim.job_id
 
 
