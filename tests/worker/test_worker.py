@@ -338,7 +338,7 @@ async def test_a_pair_is_made_again_on_the_weights_that_wrote_it(
     async with Broker.connect(settings) as broker:
 
         async def made_again(pair: Pair, trace: BdhsTrace) -> Job:
-            again = replay.again(pair, trace)
+            again = replay.replay_request(pair, trace)
             return await ended(broker, (await broker.jobs.enqueue(JobKind.bdhs, again)).id)
 
         async with working(settings, engine, embedder) as worker:
