@@ -98,12 +98,9 @@ class JobRequest(PromptRequest):
         """As it is stored for workers, without what has its default. A worker reads requests
         strictly, so one of an earlier release can do what it would understand, and gives back what
         asks for something that it does not know."""
-        defaults = {
-            name
-            for name, field in type(self).model_fields.items()
-            if getattr(self, name) == field.get_default(call_default_factory=True)
-        }
-        return self.model_dump_json(exclude=defaults)
+        fields = type(self).model_fields
+        said = {n for n in self.model_fields_set if getattr(self, n) != fields[n].default}
+        return self.model_dump_json(include=said)
 
 
 class SampleRequest(JobRequest):

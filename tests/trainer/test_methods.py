@@ -109,7 +109,9 @@ def test_sft_learns_the_chosen_sides(server: Server, configure: Configure) -> No
 def test_averaged_is_the_weighted_mean_of_both_losses(configure: Configure) -> None:
     """γ·L(y⁺, y⁻) + (1 − γ)·L(y⁺, ỹ⁻), by hand from each side's log-probabilities."""
     gamma, beta, nll_weight = 0.25, 0.3, 0.7
-    settings = configure(method="averaged", gamma=gamma, beta=beta, nll_weight=nll_weight)
+    settings = configure(
+        method="averaged", gamma=gamma, beta=beta, nll_weight=nll_weight, dtype="float32"
+    )
     rows = [averaged_row(number) for number in range(4)]
 
     class Given:
