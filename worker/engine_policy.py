@@ -15,7 +15,6 @@ from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.policy import Completion, SentenceEnd
 from worker.engine import DecodedImage, Engine, weight_spans
 from worker.engine.early_stop import StopCheck, never_stop
-from worker.prompts import Prompt
 
 PREFIX_CACHE_MIN_TOKENS = 256
 """Image tokens from which on the first sentence of an iteration starts before the others.
@@ -59,7 +58,7 @@ class EnginePolicy:
         self._image = image
         self._first_prefill: tuple[ImageCorruption, asyncio.Event] | None = None
         """The iteration's corruption, and whether vLLM has computed the first prompt under it."""
-        self._prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
+        self._prompt = engine.inputs.renderer.prompt(request.conversation)
         self.image_tokens = engine.image_tokens(image)
         self.image_views: list[ImageView] = engine.image_views(image)
 
@@ -111,7 +110,7 @@ class EnginePolicy:
         # One prefill: the version that wrote the token after it predicted all before.
         version = weight_spans(output.outputs[0], self._lora)[0].version
         return Completion(
-            text=self._engine.tokenizer.decode(ids, skip_special_tokens=True),
+            text=self._engine.inputs.processor.tokenizer.decode(ids, skip_special_tokens=True),
             finish_reason="length",
             prompt_token_ids=prompt_token_ids,
             token_ids=ids,

@@ -14,6 +14,7 @@ from vllm.outputs import CompletionOutput
 
 from service.annotator import CannotJudge, Case
 from service.broker import Broker, Claim, ImageGone
+from service.rendering import BadConversation
 from service.schemas import (
     Annotation,
     BdhsRequest,
@@ -36,7 +37,6 @@ from worker.bdhs.algorithm import generate_rejected
 from worker.embedder import Embedder
 from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
 from worker.engine_policy import EnginePolicy, sampling_params
-from worker.prompts import BadConversation, Prompt
 from worker.weights.versions import VersionGone, WeightVersions
 
 
@@ -140,7 +140,7 @@ class Handlers:
         images: list[DecodedImage],
         lora: LoRARequest | None,
     ) -> list[CompletionOutput]:
-        prompt = Prompt(self._engine.tokenizer, conversation, self._engine.image_token_id)
+        prompt = self._engine.inputs.renderer.prompt(conversation)
         output = await self._engine.generate(prompt.token_ids, params, images, lora=lora)
         return output.outputs
 

@@ -3,10 +3,12 @@
 from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from service.checkpoints.settings import InputSettings
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(InputSettings):
     model_config = SettingsConfigDict(env_prefix="PREFSTREAM_WORKER_", extra="ignore")
 
     model: str = "toy"

@@ -24,6 +24,7 @@ from service.schemas.conversation import (
 )
 from service.schemas.health import Health, WorkerInfo
 from service.schemas.images import StoredImage
+from service.schemas.inputs import InputDigest
 from service.schemas.jobs import (
     ENDED,
     Attempt,
@@ -99,6 +100,7 @@ __all__ = [
     "ImagePart",
     "ImageTrace",
     "ImageView",
+    "InputDigest",
     "IterationTrace",
     "Job",
     "JobError",

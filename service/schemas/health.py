@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 from service.schemas.base import Model
+from service.schemas.inputs import InputDigest
 
 
 class WorkerInfo(Model):
@@ -25,6 +26,8 @@ class WorkerInfo(Model):
     """When it said so."""
     kinds: list[str] = []
     """The kinds of jobs that it claims; empty: its release does not say."""
+    input_digest: InputDigest | None = None
+    """How it makes tokens and pixels of requests; null: its release does not say."""
 
 
 class Health(Model):

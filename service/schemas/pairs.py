@@ -7,10 +7,11 @@ from pydantic import JsonValue
 
 from service.schemas.base import Model, RunName
 from service.schemas.conversation import Message, assistant_turn
+from service.schemas.inputs import InputDigest
 
 
 class Span(Model):
-    """Characters `start` to `end` (exclusive) of the rejected text."""
+    """Characters of a text, or tokens of a side: `start` to `end` (exclusive)."""
 
     start: int
     """Index of the first."""
@@ -43,7 +44,25 @@ class Pair(Model):
     rejected_version: int | None
     """As `chosen_version`, of the other side."""
     rejected_spans: list[Span]
-    """What the model wrote; the text outside is the reference's own."""
+    """What the model wrote, in characters of the text; what is outside is the reference's own."""
+    chosen_token_ids: list[int] | None = None
+    """Of a side that the policy wrote: its tokens as they were sampled, with the one that ended it.
+    They are what is trained on; null: the text is."""
+    rejected_token_ids: list[int] | None = None
+    """As `chosen_token_ids`, of the other side. Of BDHS: of the whole answer, as it is rendered."""
+    rejected_token_spans: list[Span] | None = None
+    """Which of `rejected_token_ids` the policy wrote; null: all, or there are none."""
+    chosen_logprobs: list[float] | None = None
+    """Natural logarithm of each token's probability when it was sampled, before temperature and
+    the like; null: not known, or the image was spoilt meanwhile (BDHS)."""
+    rejected_logprobs: list[float] | None = None
+    """As `chosen_logprobs`, of the other side."""
+    chosen_finish_reason: str | None = None
+    """`stop` (end of sequence or a stop string) or `length`; null: the policy did not write it."""
+    rejected_finish_reason: str | None = None
+    """As `chosen_finish_reason`; of BDHS, how the last sentence ended: also `sentence`."""
+    input_digest: InputDigest | None = None
+    """How the worker made tokens and pixels of it; null: of a data set, or of an older release."""
     similarity: float | None
     """Cosine similarity of the two sides, from -1 to 1; null: not of BDHS."""
     iterations: int | None

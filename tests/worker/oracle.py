@@ -17,7 +17,6 @@ from service.schemas import user_turn
 from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.noise import noise_scales
 from worker.engine import DecodedImage, Engine
-from worker.prompts import Prompt
 
 NEW_TOKENS = 16
 TOLERANCE = 1e-4
@@ -96,7 +95,7 @@ async def generate(
     lora: LoRARequest | None = None,
 ) -> tuple[Written, int]:
     """What the engine writes, greedily, and how many tokens its prompt had."""
-    prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
+    prompt = engine.inputs.renderer.prompt([user_turn(text, images=1)])
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
     if corruption is not None and not corruption.kept:
         output = await engine.generate(prompt.without_images(prompt.token_ids), params)

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from service.checkpoint_names import published_name
+from service.checkpoints.tensor_names import published_name
 from service.weight_store import BadWeights
 from tests.worker import checkpoints
 from tests.worker.adapters import make_adapter

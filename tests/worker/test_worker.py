@@ -109,10 +109,12 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
     for sentence in last.sentences:
         assert sentence.thrown_away == (sentence.finish_reason == "sentence")
         assert sentence.prompt_token_ids is not None
-        assert sentence.prompt_token_ids.count(engine.image_token_id) == len(last.images[0].kept)
+        assert sentence.prompt_token_ids.count(engine.inputs.renderer.image_token_id) == len(
+            last.images[0].kept
+        )
     given = [s for s in trace.iterations[0].sentences if s.prefix]
     for sentence in given:
-        prompt = engine.tokenizer.decode(sentence.prompt_token_ids)
+        prompt = engine.inputs.renderer.tokenizer.decode(sentence.prompt_token_ids)
         assert prompt.endswith(sentence.prefix)
 
 
@@ -139,7 +141,7 @@ async def test_nothing_visible_and_everything_visible(
                 assert [len(image.kept) for image in iteration.images] == [wanted]
                 for sentence in iteration.sentences:
                     ids = sentence.prompt_token_ids
-                    assert ids.count(engine.image_token_id) == wanted
+                    assert ids.count(engine.inputs.renderer.image_token_id) == wanted
 
 
 async def test_sampling_with_and_without_an_image(

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import nn
 
-from service.checkpoint_names import published_name
+from service.checkpoints.tensor_names import published_name
 from trainer.settings import Part
 from trainer.weights.adapter import UnservableWeights
 

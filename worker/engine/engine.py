@@ -23,6 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from service import model_names, tracing
+from service.checkpoints.input_processor import load_input_processor
 from service.schemas import ImageView
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine.decoded_image import DecodedImage
@@ -81,6 +82,7 @@ class Engine:
 
         Raises:
             UnsupportedModel: the checkpoint is of another family.
+            UnusableCheckpoint, NoChatTemplate: it lacks what conversations with images need.
         """
         await asyncio.to_thread(self._read_config)
         started = time.monotonic()
@@ -97,8 +99,6 @@ class Engine:
             raise
         config = llm.model_config
         self._info = llm.renderer.get_mm_processor().info
-        self.tokenizer: Any = llm.get_tokenizer()
-        self.image_token_id: int = config.hf_config.image_token_index
         self.max_model_len: int = config.max_model_len
         self._half_loaded = False
         self._llm = llm
@@ -123,6 +123,7 @@ class Engine:
             # By default vLLM also makes room beside the output layer. That costs every token a pass
             # over the vocabulary, and under prompt logprobs of several requests it ends the engine.
             lora_target_modules=self.shapes.lora_target_modules,
+            mm_processor_kwargs=s.mm_processor_kwargs or None,
             max_lora_rank=next(size for size in LORA_RANKS if size >= s.max_lora_rank),
             additional_config={FEATURE_CACHE_GIB: s.feature_cache_gib},
             otlp_traces_endpoint=tracing.endpoint(),
@@ -140,6 +141,7 @@ class Engine:
         except UnsupportedModel as error:
             raise UnsupportedModel(f"--model {self.model}: {error}") from None
         self.shapes = model_shapes(config, self._family.MaskedModel.hf_to_vllm_mapper.apply_list)
+        self.inputs = load_input_processor(self.model, self._settings, trust_remote_code=trust)
 
     def stop(self) -> None:
         """Ends the engine's processes; nothing happens if there are none."""

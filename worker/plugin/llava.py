@@ -6,7 +6,7 @@ from vllm.model_executor.models import llava
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from service.checkpoint_names import PUBLISHED_NAMES
+from service.checkpoints.tensor_names import PUBLISHED_NAMES
 from service.schemas import ImageView
 from worker.plugin.masking import MaskingModel, MaskingProcessor
 

@@ -91,11 +91,11 @@ async def test_a_cancelled_request_leaves_nothing_running(engine: Engine) -> Non
 
 async def test_of_several_tokens_at_once_those_after_the_end_are_dropped(engine: Engine) -> None:
     """As an engine that speculates sends them."""
-    tokens = engine.tokenizer.encode("One. Two.", add_special_tokens=False)
+    tokens = engine.inputs.renderer.tokenizer.encode("One. Two.", add_special_tokens=False)
     request: Any = SimpleNamespace(
         request_id="r", sampling_params=SamplingParams(), prompt_token_ids=[]
     )
-    within = FastIncrementalDetokenizer(engine.tokenizer, request)
+    within = FastIncrementalDetokenizer(engine.inputs.renderer.tokenizer, request)
     checked = StopCheckDetokenizer(within, lambda text: "." in text)
     assert checked.update(tokens, stop_terminated=False)
     assert checked.get_next_output_text(finished=True, delta=False) == "One."

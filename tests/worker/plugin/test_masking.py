@@ -15,7 +15,6 @@ from tests.worker.oracle import TOLERANCE, Oracle, generate, random_image
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine import Engine, RequestRefused
 from worker.engine_policy import EnginePolicy
-from worker.prompts import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +40,8 @@ async def test_a_masked_request_equals_attention_masking(engine: Engine, oracle:
             for p, kept in cases
         )
     )
-    prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
-    rendered = engine.tokenizer.decode(prompt.token_ids)
+    prompt = engine.inputs.renderer.prompt([user_turn(text, images=1)])
+    rendered = engine.inputs.renderer.tokenizer.decode(prompt.token_ids)
     seen: set[tuple[int, ...]] = set()
     for (image, kept), (answer, prompt_length) in zip(cases, answers, strict=True):
         all_kept = list(range(engine.image_tokens(image)))
@@ -69,8 +68,8 @@ async def test_noise_equals_noise_on_the_processed_pixels(engine: Engine, oracle
     answers = await asyncio.gather(
         *(generate(engine, text, image, corruption) for corruption in views)
     )
-    prompt = Prompt(engine.tokenizer, [user_turn(text, images=1)], engine.image_token_id)
-    rendered = engine.tokenizer.decode(prompt.token_ids)
+    prompt = engine.inputs.renderer.prompt([user_turn(text, images=1)])
+    rendered = engine.inputs.renderer.tokenizer.decode(prompt.token_ids)
     for corruption, (answer, _) in zip(views, answers, strict=True):
         truth = oracle.generate(rendered, image, corruption)
         assert answer.token_ids == truth.token_ids
@@ -93,9 +92,9 @@ async def test_token_guidance_equals_teacher_forcing(engine: Engine, oracle: Ora
     for seed in (1, 2):
         corruption = ImageCorruption(everything, noise_steps=500, noise_seed=seed)
         written = await policy.predict(request.reference, corruption=corruption)
-        prompt = Prompt(engine.tokenizer, request.conversation, engine.image_token_id)
+        prompt = engine.inputs.renderer.prompt(request.conversation)
         ids, before = prompt.token_ids_with(request.reference)
-        inputs = oracle.inputs(engine.tokenizer.decode(ids), image, corruption)
+        inputs = oracle.inputs(engine.inputs.renderer.tokenizer.decode(ids), image, corruption)
         with torch.inference_mode():
             logits = oracle.model(**inputs).logits[0]
         before += len(everything) - 1

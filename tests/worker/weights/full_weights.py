@@ -14,7 +14,6 @@ from tests.worker.oracle import TOLERANCE, Oracle, Written, generate, random_ima
 from trainer.settings import Part
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine import Engine
-from worker.prompts import Prompt
 
 TEXT = "Describe the image."
 IMAGE = random_image(80, 60, 9)
@@ -38,9 +37,9 @@ async def write(engine: Engine) -> Written:
 
 
 def truth(engine: Engine, folder: Path, after: list[int] | None = None, **more: int) -> Written:
-    prompt = Prompt(engine.tokenizer, [user_turn(TEXT, images=1)], engine.image_token_id)
+    prompt = engine.inputs.renderer.prompt([user_turn(TEXT, images=1)])
     everything = ImageCorruption(list(range(engine.image_tokens(IMAGE))))
-    rendered = engine.tokenizer.decode(prompt.token_ids)
+    rendered = engine.inputs.renderer.tokenizer.decode(prompt.token_ids)
     return Oracle(str(folder)).generate(rendered, IMAGE, everything, after or (), **more)
 
 

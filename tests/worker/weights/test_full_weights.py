@@ -30,7 +30,6 @@ from tests.worker.weights.full_weights import (
 )
 from trainer.settings import Part
 from worker.engine import Engine, EngineDied, LoadFailed, weight_spans
-from worker.prompts import Prompt
 from worker.weights.versions import WeightVersions
 
 
@@ -79,9 +78,7 @@ class Request:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> CompletionOutput:
-        prompt = Prompt(
-            self._engine.tokenizer, [user_turn(TEXT, images=1)], self._engine.image_token_id
-        )
+        prompt = self._engine.inputs.renderer.prompt([user_turn(TEXT, images=1)])
         params = SamplingParams(temperature=0, max_tokens=LONG, logprobs=0, ignore_eos=True)
 
         def count(_: str) -> bool:
@@ -149,7 +146,7 @@ async def test_no_request_is_lost_while_weights_change_again_and_again(
 
     async def ask() -> None:
         params = SamplingParams(temperature=0, max_tokens=16)
-        prompt = Prompt(engine.tokenizer, [user_turn(TEXT, images=1)], engine.image_token_id)
+        prompt = engine.inputs.renderer.prompt([user_turn(TEXT, images=1)])
         while not stopping:
             [last] = (await engine.generate(prompt.token_ids, params, [IMAGE])).outputs
             assert last.finish_reason in ("stop", "length")

@@ -20,7 +20,6 @@ from tests.worker.adapters import LANGUAGE_MODEL, make_adapter
 from tests.worker.oracle import TOLERANCE, Oracle, Written, generate, random_image
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine import Engine
-from worker.prompts import Prompt
 from worker.weights.versions import WeightVersions
 
 TEXT = "Describe the image."
@@ -42,9 +41,9 @@ async def write(engine: Engine, versions: WeightVersions, version: int) -> Writt
 
 def truth(engine: Engine, adapter: Path) -> Written:
     image = random_image(80, 60, 9)
-    prompt = Prompt(engine.tokenizer, [user_turn(TEXT, images=1)], engine.image_token_id)
+    prompt = engine.inputs.renderer.prompt([user_turn(TEXT, images=1)])
     everything = ImageCorruption(list(range(engine.image_tokens(image))))
-    rendered = engine.tokenizer.decode(prompt.token_ids)
+    rendered = engine.inputs.renderer.tokenizer.decode(prompt.token_ids)
     return Oracle(engine.model, adapter).generate(rendered, image, everything)
 
 

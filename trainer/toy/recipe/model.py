@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from service.checkpoint_names import published_name
+from service.checkpoints.tensor_names import published_name
 from trainer.toy.recipe.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, PAD_ID
 from trainer.toy.world import IMAGE_SIZE
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.rendering import BadConversation, Prompt, Renderer
 from service.schemas import ImagePart, Message, TextPart, user_turn
 from trainer.toy.recipe.tokenizer import CHAT_TEMPLATE, IMAGE, build_tokenizer
-from worker.prompts import BadConversation, Prompt
 
 PARTS = (
     "{%- for part in message.content if part.type == 'image' %}<image>\n{% endfor %}"
@@ -56,10 +56,12 @@ answers = st.one_of(
 )
 
 
+def renderer(template: str) -> Renderer:
+    return Renderer(TOKENIZER, template, image_token_id=IMAGE_ID)
+
+
 def prompt(template: str, text: str = "Describe the image.", images: int = 1) -> Prompt:
-    tokenizer = build_tokenizer() if template != "toy" else TOKENIZER
-    tokenizer.chat_template = TEMPLATES[template]
-    return Prompt(tokenizer, [user_turn(text, images)], IMAGE_ID)
+    return renderer(TEMPLATES[template]).prompt([user_turn(text, images)])
 
 
 PROMPTS = {name: prompt(name) for name in TEMPLATES}
@@ -113,8 +115,7 @@ def test_a_placeholder_in_the_text_is_refused() -> None:
 
 
 def test_what_a_template_refuses_is_said() -> None:
-    tokenizer = build_tokenizer()
-    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    refusing = renderer("{{ raise_exception('roles must alternate') }}")
     turn = Message(role="user", content=[ImagePart(), TextPart(text="Hello.")])
     with pytest.raises(BadConversation, match="roles must alternate"):
-        Prompt(tokenizer, [turn, turn], IMAGE_ID)
+        refusing.prompt([turn, turn])

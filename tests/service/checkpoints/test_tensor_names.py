@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.checkpoint_names import published_name
+from service.checkpoints.tensor_names import published_name
 
 
 @pytest.mark.parametrize(

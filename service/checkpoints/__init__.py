@@ -1,0 +1,1 @@
+"""What a checkpoint's files say, before any of its weights are read."""

@@ -1,0 +1,51 @@
+"""Whether two processes turn the same conversations and pictures into the same inputs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from service.schemas import InputDigest
+
+HEX_DIGITS = 16
+
+
+def input_digest(
+    processor: Any,
+    template: str,
+    template_kwargs: Mapping[str, Any],
+    processor_kwargs: Mapping[str, Any],
+) -> InputDigest:
+    """The digest of a checkpoint's inputs. `processor` is transformers', with a fast tokenizer."""
+    return InputDigest(
+        chat_template=_digest([template, dict(template_kwargs)]),
+        tokenizer=_digest(_tokenizer_state(processor.tokenizer)),
+        processor=_digest([_processor_state(processor), dict(processor_kwargs)]),
+    )
+
+
+def _tokenizer_state(tokenizer: Any) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Left behind by the last call; they change no token.
+    for name in ("padding", "truncation"):
+        state.pop(name, None)
+    return state | {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token}
+
+
+LABELS = ("image_processor_type", "processor_class", "_processor_class", "auto_map")
+"""Names of classes among an image processor's settings; a slow and a fast one differ in them."""
+
+
+def _processor_state(processor: Any) -> dict[str, Any]:
+    pictures: dict[str, Any] = processor.image_processor.to_dict()
+    own = {
+        name: value
+        for name, value in vars(processor).items()
+        if isinstance(value, str | int | float | bool) and name != "chat_template"
+    }
+    return {"image_processor": {k: v for k, v in pictures.items() if k not in LABELS}, **own}
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:HEX_DIGITS]
