@@ -37,7 +37,7 @@ class WorkerSettings(InputSettings):
     feature_cache_gib: float = Field(default=1.0, ge=0)
     """Host memory, GiB, in which the engine keeps what its vision tower made of images, so that
     further masks of an image do not run it again. LLaVA-1.6-7B: some 23 MiB an image."""
-    engine_args: dict[str, Any] = {}
+    engine_args: dict[str, Any] = Field(default={})
     """Any further argument of vLLM's AsyncEngineArgs, as JSON."""
     annotator_url: str | None = Field(default=None, pattern=r"^https?://")
     """Of the annotator `openai`: an endpoint of OpenAI's chat completions that sees images, such as
