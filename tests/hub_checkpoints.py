@@ -25,6 +25,7 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     MistralConfig,
+    PixtralVisionConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -36,12 +37,6 @@ PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
 
 IMAGE, PAD = 32000, 32001
 """Ids of `<image>` and `<pad>`."""
-
-TOKENS = {0: "<unk>", 1: "<s>", 2: "</s>", IMAGE: "<image>", PAD: "<pad>"}
-"""The special ones."""
-
-VOCABULARY = 32064
-"""Rows of the embeddings: more than there are tokens, as published."""
 
 TemplateLayout = Literal["jinja", "additional", "processor", "tokenizer", "named", "none"]
 """Where the chat template is: `chat_template.jinja`; the same with another one, `other`, in
@@ -59,6 +54,14 @@ VICUNA_TEMPLATE = (
 MISTRAL_TEMPLATE = (Path(trl.__file__).parent / "chat_templates/llava_next.jinja").read_text()
 """LLaVA-1.6-Mistral's."""
 
+PIXTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}[INST]"
+    "{% for part in message.content %}{{ '[IMG]' if part.type == 'image' else part.text }}"
+    "{% endfor %}[/INST]{% else %}{{ message.content[0].text }}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+"""Pixtral's, in words of our own: it writes the beginning and the end of a sequence itself."""
+
 OTHER_TEMPLATE = "{{ 'other' }}"
 
 
@@ -66,6 +69,8 @@ OTHER_TEMPLATE = "{{ 'other' }}"
 class Options:
     """What differs among published folders."""
 
+    weights: bool = True
+    """Whether there are any."""
     dtype: torch.dtype = torch.float32
     template: TemplateLayout = "jinja"
     sharded: bool = False
@@ -108,6 +113,56 @@ def llava_16_mistral(folder: Path, **options: Any) -> Path:
     return _llava_next(folder, text, MISTRAL_TEMPLATE, Options(**options), legacy_tokenizer=True)
 
 
+def llava_pixtral(folder: Path, **options: Any) -> Path:
+    """LLaVA with Pixtral's tower: a token for each patch of the picture, one behind each row."""
+    side, patch = 128, 16
+    added = ("[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]")
+    config = LlavaConfig(
+        vision_config=PixtralVisionConfig(
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=side,
+            patch_size=patch,
+        ),
+        text_config=_text(
+            MistralConfig,
+            vocabulary=IMAGE + len(added),
+            num_key_value_heads=1,
+            head_dim=32,
+            sliding_window=None,
+        ),
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        multimodal_projector_bias=True,
+    )
+    files = {
+        "preprocessor_config.json": {
+            **{k: v for k, v in _pictures("PixtralImageProcessor").items() if "crop" not in k},
+            "patch_size": {"height": patch, "width": patch},
+            "size": {"longest_edge": side},
+        },
+        "processor_config.json": {
+            "image_break_token": "[IMG_BREAK]",
+            "image_end_token": "[IMG_END]",
+            "image_token": "[IMG]",
+            "patch_size": patch,
+            "processor_class": "PixtralProcessor",
+        },
+    }
+    return _save(
+        LlavaForConditionalGeneration,
+        config,
+        folder,
+        PIXTRAL_TEMPLATE,
+        files,
+        Options(**options),
+        added_tokens=added,
+    )
+
+
 def _llava_next(
     folder: Path,
     text: PreTrainedConfig,
@@ -148,9 +203,13 @@ def _clip() -> CLIPVisionConfig:
     )
 
 
-def _text(config: Callable[..., PreTrainedConfig], **more: Any) -> PreTrainedConfig:
+def _text(
+    config: Callable[..., PreTrainedConfig], vocabulary: int = PAD + 1, **more: Any
+) -> PreTrainedConfig:
+    """`vocabulary`: without the rows that published checkpoints have for tokens that do not exist.
+    A random model would write them."""
     return config(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
@@ -187,10 +246,12 @@ def _save(
     options: Options,
     *,
     legacy_tokenizer: bool = False,
+    added_tokens: Sequence[str] = ("<image>", "<pad>"),
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    _save_weights(model_class, config, folder, options)
-    _save_tokenizer(folder, legacy=legacy_tokenizer)
+    if options.weights:
+        _save_weights(model_class, config, folder, options)
+    _save_tokenizer(folder, added_tokens, legacy=legacy_tokenizer)
     described = config.to_dict()
     described[options.image_token] = described.pop("image_token_index")
     described |= {
@@ -199,7 +260,7 @@ def _save(
         "torch_dtype": str(options.dtype).removeprefix("torch."),
     }
     ends = list(options.end_token_ids)
-    files = files | {
+    files = {
         "config.json": described,
         "generation_config.json": {
             "bos_token_id": 1,
@@ -215,6 +276,7 @@ def _save(
             ),
             "vision_feature_select_strategy": "default",
         },
+        **files,
     }
     for name, content in files.items():
         _write_json(folder / name, content)
@@ -243,12 +305,16 @@ def _save_weights(
     )
 
 
+PIXTRAL_PARTS = ("ln_pre.", "patch_conv.", "transformer.")
+
+
 def _hub_name(name: str) -> str:
     """Of a tensor of transformers 5, as it is published, by transformers 4's first modules."""
     for ours, theirs in (
         ("model.language_model.", "language_model.model."),
         ("lm_head.", "language_model.lm_head."),
         ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
+        *((f"model.vision_tower.{part}", f"vision_tower.{part}") for part in PIXTRAL_PARTS),
         ("model.vision_tower.", "vision_tower.vision_model."),
         ("model.", ""),
     ):
@@ -257,20 +323,20 @@ def _hub_name(name: str) -> str:
     raise ValueError(name)
 
 
-def _save_tokenizer(folder: Path, *, legacy: bool) -> None:
+def _save_tokenizer(folder: Path, added: Sequence[str], *, legacy: bool) -> None:
     """`legacy`: as tokenizer.json was written until 2024: text after a special token, too, begins
     with a space."""
     model = Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"
     (folder / "tokenizer.model").write_bytes(model.read_bytes())
     tokenizer = LlamaTokenizer.from_pretrained(folder, add_bos_token=True)
-    tokenizer.add_tokens(["<image>"], special_tokens=True)
-    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.add_tokens(list(added), special_tokens=True)
     if legacy:
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
             [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         )
         tokenizer.backend_tokenizer.pre_tokenizer = None
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    numbered = [*enumerate(["<unk>", "<s>", "</s>"]), *enumerate(added, IMAGE)]
     specials = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     _write_json(folder / "special_tokens_map.json", specials)
     _write_json(
@@ -287,10 +353,10 @@ def _save_tokenizer(folder: Path, *, legacy: bool) -> None:
                     "single_word": False,
                     "special": True,
                 }
-                for number, content in TOKENS.items()
+                for number, content in numbered
             },
             "clean_up_tokenization_spaces": False,
-            "image_token": "<image>",
+            "image_token": added[0],
             "legacy": legacy,
             "padding_side": "left",
             "tokenizer_class": "LlamaTokenizer",

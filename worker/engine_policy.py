@@ -137,11 +137,13 @@ class EnginePolicy:
         params: SamplingParams,
         stop_check: StopCheck = never_stop,
     ) -> RequestOutput:
-        images = [self._image]
-        if not corruption.kept:  # nothing to see: the prompt without the image
-            token_ids, images = self._prompt.without_images(token_ids), []
         return await self._engine.generate(
-            token_ids, params, images, corruption=corruption, lora=self._lora, stop_check=stop_check
+            token_ids,
+            params,
+            [self._image],
+            corruption=corruption,
+            lora=self._lora,
+            stop_check=stop_check,
         )
 
 

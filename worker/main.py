@@ -357,6 +357,7 @@ async def run_worker(
 
 
 async def _start(engine: Engine, settings: WorkerSettings) -> Embedder:
+    await asyncio.to_thread(engine.read_config)
     embedder = await asyncio.to_thread(Embedder, settings.embedder)
     await engine.start()
     return embedder
