@@ -12,6 +12,8 @@ import typer
 from pydantic import ValidationError
 
 from service import logs
+from service.checkpoints.chat_template import NoChatTemplate
+from service.checkpoints.input_processor import UnusableCheckpoint
 from service.client import PrefstreamError
 from service.commands.console import fail
 from trainer.settings import InvalidSettings, read_settings
@@ -78,7 +80,13 @@ def train(
         fail(f"The trainer is not installed ({error}). Install prefstream[trainer].")
     try:
         run_training(settings, _stop_on_signals())
-    except (InvalidSettings, UnservableWeights, PrefstreamError) as error:
+    except (
+        InvalidSettings,
+        NoChatTemplate,
+        PrefstreamError,
+        UnservableWeights,
+        UnusableCheckpoint,
+    ) as error:
         fail(str(error))
 
 

@@ -10,6 +10,8 @@ import typer
 from pydantic import ValidationError
 
 from service import logs, tracing
+from service.checkpoints.chat_template import NoChatTemplate
+from service.checkpoints.input_processor import UnusableCheckpoint
 from service.commands.console import fail, read_settings
 
 
@@ -55,5 +57,5 @@ def work(
 
     try:
         asyncio.run(run_worker(settings, service_settings, (signal.SIGINT, signal.SIGTERM)))
-    except UnsupportedModel as error:
+    except (UnsupportedModel, UnusableCheckpoint, NoChatTemplate) as error:
         fail(str(error))

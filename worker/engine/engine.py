@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import structlog
-from transformers import AutoConfig
 from vllm import SamplingParams
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -23,7 +22,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from service import model_names, tracing
-from service.checkpoints.input_processor import load_input_processor
+from service.checkpoints.input_processor import load_config, load_input_processor
 from service.schemas import ImageView
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine.decoded_image import DecodedImage
@@ -83,7 +82,8 @@ class Engine:
 
         Raises:
             UnsupportedModel: the checkpoint is of another family.
-            UnusableCheckpoint, NoChatTemplate: it lacks what conversations with images need.
+            UnusableCheckpoint, NoChatTemplate: there is none, or it lacks what conversations with
+                images need.
         """
         if not self._config_read:
             await asyncio.to_thread(self.read_config)
@@ -139,7 +139,7 @@ class Engine:
         Raises: as `start`, which does it by itself.
         """
         trust = bool(self._settings.engine_args.get("trust_remote_code", False))
-        config = AutoConfig.from_pretrained(self.model, trust_remote_code=trust)
+        config = load_config(self.model, trust_remote_code=trust)
         architectures = config.architectures or [type(config).__name__]
         try:
             self._family = load_family(architectures[0])
