@@ -1,22 +1,41 @@
-"""Engines on folders as the hub has them: they start, and write what transformers writes."""
+"""Folders as the hub has them: engines start on them, and write what transformers writes; what
+cannot be served ends the worker before anything is loaded."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import pytest
 import torch
+from transformers import AutoConfig
 from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.renderers.hf import resolve_chat_template
+from vllm.tokenizers import cached_tokenizer_from_config
 
+from service.checkpoints.chat_template import NoChatTemplate
+from service.checkpoints.input_processor import load_input_processor
+from service.checkpoints.settings import InputSettings
 from service.schemas import BdhsRequest, user_turn
 from tests import hub_checkpoints
+from tests.servers import Server
+from tests.worker.adapters import make_adapter
+from tests.worker.full_checkpoints import make_full
 from tests.worker.oracle import NEW_TOKENS, TOLERANCE, Oracle, Written, random_image
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine import DecodedImage, Engine
 from worker.engine_policy import EnginePolicy
+from worker.model_shapes import model_shapes
+from worker.plugin.llava import ENGINE_NAMES
 from worker.settings import WorkerSettings
+from worker.weights.adapters import check_adapter
+from worker.weights.checkpoints import check_checkpoint
 
 TEXT = "Describe the image."
 PICTURES = [random_image(80, 150, 1), random_image(56, 56, 2), random_image(300, 90, 3)]
@@ -143,3 +162,73 @@ async def test_a_tower_of_pixtrals(tmp_path: Path) -> None:
             [view] = engine.image_views(picture)
             assert view.rows * view.columns == engine.image_tokens(picture)
         await assert_equal_to_transformers(engine, several)
+
+
+@pytest.mark.parametrize("make", [hub_checkpoints.llava_15, hub_checkpoints.llava_pixtral])
+def test_their_weights_and_what_is_trained_on_them_pass_the_checks(
+    tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    """As they are, as a trainer publishes them, and adapters."""
+    folder = make(tmp_path / "hub", sharded=True, dtype=torch.float16)
+    shapes = model_shapes(AutoConfig.from_pretrained(folder), ENGINE_NAMES.apply_list)
+    check_checkpoint(folder, shapes)
+    check_checkpoint(make_full(str(folder), tmp_path / "full", seed=1, parts=("tower",)), shapes)
+    check_adapter(make_adapter(str(folder), tmp_path / "adapter", seed=1), shapes, 16)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("layout", get_args(hub_checkpoints.TemplateLayout))
+def test_the_template_is_the_one_that_vllm_finds(
+    tmp_path: Path, layout: hub_checkpoints.TemplateLayout
+) -> None:
+    folder = str(hub_checkpoints.llava_15(tmp_path, template=layout, weights=False))
+    config = AsyncEngineArgs(model=folder).create_model_config()
+    tokenizer: Any = cached_tokenizer_from_config(config)
+    theirs: Any = resolve_chat_template(tokenizer, None, None, model_config=config)
+    if layout == "none":
+        assert theirs is None
+        with pytest.raises(NoChatTemplate):
+            load_input_processor(folder, InputSettings())
+        return
+    if layout == "additional":  # vLLM hands on what transformers chooses from
+        theirs = theirs["default"]
+    assert load_input_processor(folder, InputSettings()).template.text == theirs
+    if layout in ("named", "additional"):
+        named = load_input_processor(folder, InputSettings(chat_template="other")).template
+        assert named.text == resolve_chat_template(tokenizer, "other", None, model_config=config)
+
+
+WORK = "import typer; from worker.command import work; typer.run(work)"
+
+
+def work(server: Server, model: str) -> subprocess.CompletedProcess[str]:
+    """There are no weights and no such embedder: it ends before it needs either."""
+    command = [sys.executable, "-c", WORK, "--model", model, "--embedder", "/no/such/embedder"]
+    environment = os.environ | {"PREFSTREAM_REDIS_URL": server.url, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("options", "removed", "reason"),
+    [
+        ({"template": "none"}, None, "has no chat template"),
+        ({}, "preprocessor_config.json", "its processor or tokenizer cannot be loaded"),
+        (None, None, "there is no such folder here"),
+    ],
+)
+def test_work_ends_at_start_with_the_reason(
+    tmp_path: Path,
+    server: Server,
+    options: dict[str, Any] | None,
+    removed: str | None,
+    reason: str,
+) -> None:
+    folder = tmp_path / "checkpoint"
+    if options is not None:
+        hub_checkpoints.llava_16_vicuna(folder, weights=False, **options)
+    if removed:
+        (folder / removed).unlink()
+    ended = work(server, str(folder))
+    assert ended.returncode == 2, ended.stderr
+    assert reason in ended.stderr
+    assert "Traceback" not in ended.stderr
