@@ -50,8 +50,8 @@ def train(settings: TrainerSettings, stop: threading.Event) -> TrainingResult:
 
     Resumes from the newest complete checkpoint in `settings.output`, if there is one.
 
-    Raises: InvalidSettings, UnservableWeights, UnusableCheckpoint, NoChatTemplate; and whatever is no
-    matter of waiting.
+    Raises: InvalidSettings, UnservableWeights, UnusableCheckpoint, NoChatTemplate; and whatever is
+    no matter of waiting.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
     resumed = _checkpoint_to_resume(settings, state)

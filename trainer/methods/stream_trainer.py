@@ -48,8 +48,8 @@ class StreamTrainer(DPOTrainer):
     def _log_sampling_difference(
         self, logps: torch.Tensor, sampled: torch.Tensor | None, versions: torch.Tensor | None
     ) -> None:
-        """How far this model's log-probabilities of sampled tokens are from the engine's, where both
-        have the same weights: those of the sides that the current version sampled."""
+        """How far this model's log-probabilities of sampled tokens are from the engine's, where
+        both have the same weights: those of the sides that the current version sampled."""
         worst = total = count = logps.new_zeros((), dtype=torch.float32)
         if sampled is not None and versions is not None and self.sampling_version is not None:
             version, step = self.sampling_version
