@@ -41,8 +41,16 @@ class StreamTrainer(DPOTrainer):
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
         weight = inputs.pop(ROW_WEIGHT)
         sampled = inputs.pop(SAMPLING_LOGPS, None), inputs.pop(SAMPLING_VERSIONS, None)
-        loss, outputs = super()._compute_loss(model, inputs, return_outputs=True)
-        self._log_sampling_difference(outputs.log_probs, *sampled)
+        logps: list[torch.Tensor] = []
+
+        def forward(**arguments: Any) -> Any:
+            outputs = model(**arguments)
+            logps.append(outputs.log_probs.detach())
+            return outputs
+
+        # TRL hands its outputs to nobody, and makes others where it is asked for them.
+        loss = super()._compute_loss(forward, inputs, return_outputs=False)
+        self._log_sampling_difference(*logps, *sampled)
         return loss * weight
 
     def _log_sampling_difference(
@@ -54,7 +62,7 @@ class StreamTrainer(DPOTrainer):
         if sampled is not None and versions is not None and self.sampling_version is not None:
             version, step = self.sampling_version
             if step == self.state.global_step:
-                ours = logps.detach()[:, -sampled.shape[1] :].float()
+                ours = logps[:, -sampled.shape[1] :].float()
                 there = (versions == version)[:, None] & ~sampled.isnan()
                 differences = (ours - sampled).abs()[there]
                 count, total = count + there.sum(), differences.sum()
