@@ -1,4 +1,4 @@
-"""Worker, service and trainer together: what training logs of the difference, version by version."""
+"""Worker, service and trainer together: the difference that training logs, version by version."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pairs that were made by other tokens or pixels than the trainer's are refused, and nothing is lost."""
+"""Pairs of other tokens or pixels than the trainer's are refused, and nothing is lost."""
 
 import asyncio
 import threading
