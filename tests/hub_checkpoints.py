@@ -15,6 +15,7 @@ import mistral_common
 import torch
 import trl
 from huggingface_hub import save_torch_state_dict
+from tokenizers import normalizers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -84,7 +85,13 @@ def llava_15(folder: Path, **options: Any) -> Path:
     )
     files = {"preprocessor_config.json": _pictures("CLIPImageProcessor")}
     return _save(
-        LlavaForConditionalGeneration, config, folder, VICUNA_TEMPLATE, files, Options(**options)
+        LlavaForConditionalGeneration,
+        config,
+        folder,
+        VICUNA_TEMPLATE,
+        files,
+        Options(**options),
+        legacy_tokenizer=True,
     )
 
 
@@ -251,12 +258,18 @@ def _hub_name(name: str) -> str:
 
 
 def _save_tokenizer(folder: Path, *, legacy: bool) -> None:
-    """`legacy`: a space stands before text that follows a special token, too."""
+    """`legacy`: as tokenizer.json was written until 2024: text after a special token, too, begins
+    with a space."""
     model = Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"
     (folder / "tokenizer.model").write_bytes(model.read_bytes())
     tokenizer = LlamaTokenizer.from_pretrained(folder, add_bos_token=True)
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    if legacy:
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        tokenizer.backend_tokenizer.pre_tokenizer = None
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     specials = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     _write_json(folder / "special_tokens_map.json", specials)
