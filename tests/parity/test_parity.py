@@ -132,7 +132,7 @@ def picture(width: int, height: int) -> bytes:
 
 
 async def sampled_row(
-    policy: Policy,
+    engine: Engine,
     conversation: list[Message],
     *,
     lora: LoRARequest | None = None,
@@ -145,9 +145,9 @@ async def sampled_row(
         DecodedImage(f"sha256:{i:064x}", images.decode_rgb(content))
         for i, content in enumerate(encoded)
     ]
-    prompt = policy.engine.inputs.renderer.prompt(conversation)
+    prompt = engine.inputs.renderer.prompt(conversation)
     params = SamplingParams(n=2, logprobs=0, **{"max_tokens": 12, "seed": 1} | sampling)
-    output = await policy.engine.generate(prompt.token_ids, params, shown, lora=lora)
+    output = await engine.generate(prompt.token_ids, params, shown, lora=lora)
     request = SampleRequest(
         messages=conversation,
         images=[image.ref for image in shown],
@@ -170,7 +170,7 @@ async def sampled_row(
         ),
     )
     claim = Claim("pair", "sample", request, 1, "w", None)
-    inputs = policy.engine.inputs
+    inputs = engine.inputs
     [pair] = ranked_pairs(
         claim, request, result, output.outputs, inputs.processor.tokenizer, inputs.digest
     )
@@ -210,14 +210,16 @@ def assert_parity(policy: Policy, model: Any, rows: list[Row]) -> None:
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 async def test_the_trainer_scores_what_the_policy_wrote(policy: Policy, conversation: str) -> None:
-    assert_parity(policy, policy.model, [await sampled_row(policy, CONVERSATIONS[conversation])])
+    assert_parity(
+        policy, policy.model, [await sampled_row(policy.engine, CONVERSATIONS[conversation])]
+    )
 
 
 async def test_rows_of_different_lengths_and_pictures(policy: Policy) -> None:
     rows = [
-        await sampled_row(policy, CONVERSATIONS["one turn"], max_tokens=3),
-        await sampled_row(policy, EARLIER, max_tokens=20),
-        await sampled_row(policy, CONVERSATIONS["no image"]),
+        await sampled_row(policy.engine, CONVERSATIONS["one turn"], max_tokens=3),
+        await sampled_row(policy.engine, EARLIER, max_tokens=20),
+        await sampled_row(policy.engine, CONVERSATIONS["no image"]),
     ]
     assert_parity(policy, policy.model, rows)
 
@@ -225,7 +227,7 @@ async def test_rows_of_different_lengths_and_pictures(policy: Policy) -> None:
 async def test_an_end_that_was_sampled_is_trained_on(policy: Policy) -> None:
     renderer = policy.engine.inputs.renderer
     end = renderer.tokenizer.eos_token_id
-    row = await sampled_row(policy, EARLIER, logit_bias={end: 100.0}, min_tokens=0)
+    row = await sampled_row(policy.engine, EARLIER, logit_bias={end: 100.0}, min_tokens=0)
     assert row.pair.chosen_finish_reason == "stop"
     assert row.pair.chosen_token_ids == [end]
     assert_parity(policy, policy.model, [row])
@@ -235,7 +237,7 @@ async def test_settings_that_one_side_lacks_are_seen(policy: Policy) -> None:
     """In the digest, and in the figures."""
     if not policy.name.endswith("under settings"):
         pytest.skip("the others have no settings")
-    row = await sampled_row(policy, CONVERSATIONS["one turn"])
+    row = await sampled_row(policy.engine, CONVERSATIONS["one turn"])
     template = policy.engine.inputs.template.source
     for part, settings in (
         ("processor", TrainerSettings(chat_template=template)),
@@ -257,7 +259,7 @@ async def test_under_an_adapter(policy: Policy, tmp_path: Path) -> None:
     lora = LoRARequest("a", 1, str(adapter))
     await policy.engine.add_lora(lora)
     try:
-        rows = [await sampled_row(policy, EARLIER, lora=lora)]
+        rows = [await sampled_row(policy.engine, EARLIER, lora=lora)]
         adapted = PeftModel.from_pretrained(policy.model, str(adapter))
         try:
             assert_parity(policy, adapted.eval(), rows)
@@ -271,7 +273,7 @@ async def test_under_an_adapter(policy: Policy, tmp_path: Path) -> None:
 
 async def test_an_offline_side_is_scored_as_the_engine_scores_it(policy: Policy) -> None:
     """Of a data set: the engine's log-probability of each of its tokens, in a prompt."""
-    row = await sampled_row(policy, EARLIER)
+    row = await sampled_row(policy.engine, EARLIER)
     text = "There are two circles. One is red."
     nothing = {f"chosen_{name}": None for name in ("token_ids", "logprobs", "finish_reason")}
     pair = row.pair.model_copy(update={"chosen": [assistant_turn(text)], **nothing})

@@ -132,22 +132,6 @@ async def test_the_scene_checker_makes_true_pairs_and_ties_are_counted(
         assert (better.token_ids[-1] == end) == (better.finish_reason == "stop")
 
 
-async def test_a_side_that_a_stop_string_ended_has_no_token_of_it(
-    settings: Settings, toy: Engine, embedder: Embedder
-) -> None:
-    items = examples(6, kinds=("caption",), seed=5)
-    async with Broker.connect(settings) as broker, working(settings, toy, embedder):
-        ids = [await submit(broker, item, "toy", n=3, stop=[" in the"]) for item in items]
-        results = [result_of(await ended(broker, job_id)) for job_id in ids]
-    pairs = [pair for result in results for pair in result.pairs]
-    assert pairs
-    tokenizer = toy.inputs.renderer.tokenizer
-    for pair in pairs:
-        assert pair.rejected_finish_reason == "stop"
-        assert tokenizer.decode(pair.rejected_token_ids) == text_of(pair.rejected)
-        assert tokenizer.eos_token_id not in (pair.rejected_token_ids or ())
-
-
 async def test_the_policy_judges_itself_by_the_version_that_answered(
     settings: Settings, toy: Engine, embedder: Embedder, tmp_path: Path
 ) -> None:
