@@ -77,7 +77,7 @@ async def write(engine: Engine, image: DecodedImage, corruption: ImageCorruption
     )
     policy = EnginePolicy(engine, request, image)
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
-    output = await policy._generate(policy._prompt.token_ids, corruption, params)
+    output = await policy._generate(policy.prompt.token_ids, corruption, params)
     written = output.outputs[0]
     assert written.logprobs is not None
     scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]
