@@ -257,7 +257,3 @@ class Prompt:
             if span.start < span.end
         ]
         return [Span(start=those[0], end=those[-1] + 1) for those in within if those]
-
-    def without_images(self, token_ids: Sequence[int]) -> list[int]:
-        """The ids less the image placeholders: what an empty mask leaves."""
-        return [token for token in token_ids if token != self._renderer.image_token_id]

@@ -102,13 +102,6 @@ def test_any_cut_ends_with_the_text_before_it(
     assert TOKENIZER.decode(made.token_ids_up_to(answer, cut)).endswith(answer[start:cut])
 
 
-def test_without_images_only_the_placeholders_are_gone() -> None:
-    made = PROMPTS["toy"]
-    ids = made.without_images(made.token_ids)
-    assert IMAGE_ID not in ids
-    assert [i for i in made.token_ids if i != IMAGE_ID] == ids
-
-
 def test_a_placeholder_in_the_text_is_refused() -> None:
     with pytest.raises(BadConversation, match="2 image placeholders"):
         prompt("vicuna", "an <image> too many")
