@@ -38,7 +38,7 @@ LABELS = ("image_processor_type", "processor_class", "_processor_class", "auto_m
 
 def _processor_state(processor: Any) -> dict[str, Any]:
     pictures: dict[str, Any] = processor.image_processor.to_dict()
-    attributes: dict[str, Any] = vars(processor)
+    attributes: dict[str, Any] = processor.__dict__
     own = {
         name: value
         for name, value in attributes.items()
