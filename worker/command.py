@@ -50,10 +50,13 @@ def work(
             f"The engine is not installed ({error}). Install prefstream[worker] on a GPU, or "
             "prefstream[worker-cpu] on a CPU."
         )
+    from service.broker import ModelConflict
     from worker.main import run_worker
     from worker.plugin.families import UnsupportedModel
 
     try:
         asyncio.run(run_worker(settings, service_settings, (signal.SIGINT, signal.SIGTERM)))
     except UnsupportedModel as error:
+        fail(str(error))
+    except ModelConflict as error:
         fail(str(error))

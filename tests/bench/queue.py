@@ -67,6 +67,7 @@ class Ours:
 
         class Idle:
             alive = True
+            inputs = SimpleNamespace(digest=None)
 
         class Quick:
             async def run(self, claim: Claim) -> SampleResult:

@@ -68,6 +68,7 @@ class Engine:
         self.max_loras = settings.max_loras
         self.model = model_names.resolve_model(settings.model)
         """The policy's folder or hub name."""
+        self._config_read = False
         self._llm: AsyncLLM | None = None
         self._weights: tuple[Path, int] | None = None
         """Folder and version of the full weights in place of the model's own."""
@@ -84,7 +85,8 @@ class Engine:
             UnsupportedModel: the checkpoint is of another family.
             UnusableCheckpoint, NoChatTemplate: it lacks what conversations with images need.
         """
-        await asyncio.to_thread(self._read_config)
+        if not self._config_read:
+            await asyncio.to_thread(self.read_config)
         started = time.monotonic()
         log.info("engine starting", model=self._settings.model)
         # Loading blocks for as long as the weights take; leases are renewed meanwhile.
@@ -131,8 +133,11 @@ class Engine:
             **defaults | s.engine_args,
         )
 
-    def _read_config(self) -> None:
-        """What the checkpoint's config says of the model, before any of its weights are read."""
+    def read_config(self) -> None:
+        """Reads what the checkpoint's files but the weights say of the model: `shapes`, `inputs`.
+
+        Raises: as `start`, which does it by itself.
+        """
         trust = bool(self._settings.engine_args.get("trust_remote_code", False))
         config = AutoConfig.from_pretrained(self.model, trust_remote_code=trust)
         architectures = config.architectures or [type(config).__name__]
@@ -142,6 +147,7 @@ class Engine:
             raise UnsupportedModel(f"--model {self.model}: {error}") from None
         self.shapes = model_shapes(config, self._family.MaskedModel.hf_to_vllm_mapper.apply_list)
         self.inputs = load_input_processor(self.model, self._settings, trust_remote_code=trust)
+        self._config_read = True
 
     def stop(self) -> None:
         """Ends the engine's processes; nothing happens if there are none."""
