@@ -1,7 +1,7 @@
 """Names of models that installed packages bring along, such as `toy`."""
 
 import importlib.metadata
-import os
+from pathlib import Path
 
 
 def resolve_model(model: str) -> str:
@@ -16,6 +16,6 @@ def resolve_model(model: str) -> str:
 def absolute_model(model: str) -> str:
     """The same model for whoever works in another folder: a folder by its whole path, other names
     as they are."""
-    if resolve_model(model) == model and os.path.isdir(model):
-        return os.path.abspath(model)
+    if resolve_model(model) == model and Path(model).is_dir():
+        return str(Path(model).absolute())
     return model

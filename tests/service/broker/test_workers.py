@@ -98,7 +98,7 @@ async def test_a_worker_of_an_older_release_is_compared_by_its_model_alone(broke
         await broker.connection.redis.set(broker.connection.key("worker", "old"), text, px=60_000)
         await broker.connection.redis.zadd(broker.connection.key("workers"), {"old": 2**41})
         await broker.workers.check("llava-a", DIGEST)
-        with pytest.raises(ModelConflict, match="these differ in: model. "):
+        with pytest.raises(ModelConflict, match=r"these differ in: model\. "):
             await broker.workers.check("llava-b", DIGEST)
     await broker.workers.heartbeat(info("new"))
     await broker.workers.unregister("new")
