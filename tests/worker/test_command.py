@@ -89,14 +89,3 @@ async def test_a_worker_refuses_beside_one_that_differs_before_it_loads(
     assert "these differ in: chat_template. " in refused.stderr.splitlines()[-1]
     for output in (refused.stdout, refused.stderr):
         assert "engine starting" not in output
-
-
-@pytest.mark.timeout(500)
-async def test_it_goes_on_beside_workers_of_its_model(
-    server: Server, model: Path, tmp_path: Path
-) -> None:
-    """To where it misses the weights; what an older release says of itself is enough."""
-    await lives(server, str(model), None, "prefstream")
-    failed = work(server, "--model", str(model), cwd=tmp_path)
-    assert "engine starting" in failed.stdout + failed.stderr
-    assert "namespace" not in failed.stderr
