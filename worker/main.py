@@ -107,6 +107,14 @@ class Worker:
 
         Raises: ModelConflict.
         """
+        try:
+            await self._begin()
+            await self._work()
+        finally:
+            await self._annotators.close()
+            self.versions.close()
+
+    async def _begin(self) -> None:
         # Before the first job: a worker that comes late must not begin with old weights.
         newest = await self._reach(self._broker.weights.newest)
         if newest is not None:
@@ -115,6 +123,8 @@ class Worker:
         await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
         self._ready = True
         log.info("worker ready", worker=self.id, slots=self._settings.slots)
+
+    async def _work(self) -> None:
         loops = [
             asyncio.create_task(loop, name=loop.__name__)
             for loop in (
@@ -134,8 +144,6 @@ class Worker:
             for task in [*loops, stopping]:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            await self._annotators.close()
-            self.versions.close()
         for task in done - {stopping}:
             task.result()  # a loop ends only by an error that nobody expected
 
