@@ -1,0 +1,193 @@
+"""What prefstream makes of a checkpoint: its files are read, no weights and no engine."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service import model_names
+from service.checkpoints.chat_template import NoChatTemplate
+from service.checkpoints.examples import render_examples
+from service.checkpoints.input_processor import (
+    InputProcessor,
+    UnusableCheckpoint,
+    load_input_processor,
+)
+from service.checkpoints.inspectors import GROUP, Checkpoint, Judgement
+from service.checkpoints.picture_sizes import count_image_tokens
+from service.checkpoints.report import CheckpointReport, Finding, Template
+from service.checkpoints.settings import InputSettings
+from service.checkpoints.weight_files import check_weight_files
+
+INSPECTORS = {
+    "serving": "whether the family is proven, and what workers would serve",
+    "training": "what would be trained",
+}
+"""Names of entry points, which are fields of the report; and what they judge, in words."""
+
+
+class NoCheckpoint(ValueError):
+    """There is nothing of that name to look at."""
+
+
+def inspect_checkpoint(
+    model: str, settings: InputSettings, *, trust_remote_code: bool = False
+) -> CheckpointReport:
+    """
+    Args:
+        model: a folder, a hub name, or a name that an installed package gives (`toy`).
+
+    Raises:
+        NoCheckpoint: with the reason.
+        ImportError: transformers is not installed.
+    """
+    name = model_names.resolve_model(model)
+    checkpoint, problem = _read_config(name, trust_remote_code)
+    report = CheckpointReport(
+        model=model,
+        folder=name,
+        architecture=checkpoint.architecture,
+        chat_template_kwargs=settings.chat_template_kwargs,
+        mm_processor_kwargs=settings.mm_processor_kwargs,
+    )
+    if problem is not None:
+        report.problems.append(problem)
+    _describe_inputs(report, checkpoint, settings)
+    if Path(name).is_dir():
+        report.weights, problems = check_weight_files(Path(name))
+        report.problems += problems
+    else:
+        report.not_judged.append("The files of the weights: it is no local folder.")
+    _ask_inspectors(report, checkpoint)
+    return report
+
+
+def _read_config(name: str, trust_remote_code: bool) -> tuple[Checkpoint, Finding | None]:
+    from transformers import AutoConfig, PretrainedConfig
+
+    try:
+        raw, _ = PretrainedConfig.get_config_dict(name)
+    except OSError as error:
+        raise NoCheckpoint(_no_checkpoint(name, error)) from error
+    if not raw:
+        raise NoCheckpoint(_no_checkpoint(name, "there is no config.json."))
+    architecture = next(iter(raw.get("architectures") or ()), None)
+    config, model, problem = None, None, None
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = _model_without_weights(config, trust_remote_code)
+    except Exception as error:  # a model's code raises what it likes
+        what = "config.json" if config is None else "config.json as a vision-language model"
+        problem = Finding(
+            code="model_unknown",
+            message=f"transformers makes nothing of {what}: {_first_lines(error)}",
+            remedy="Models with code of their own need --trust-remote-code.",
+        )
+    return Checkpoint(name, architecture, config, model, trust_remote_code), problem
+
+
+def _model_without_weights(config: Any, trust_remote_code: bool) -> Any:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _no_checkpoint(name: str, reason: object) -> str:
+    if (Path(name) / "adapter_config.json").is_file():
+        return f"{name} is an adapter alone: inspect the model that it is for."
+    if Path(name).is_dir():
+        return f"{name} is no checkpoint: there is no config.json in it."
+    return f"There is no checkpoint {name}: no such folder, and {_first_lines(reason)}"
+
+
+def _describe_inputs(
+    report: CheckpointReport, checkpoint: Checkpoint, settings: InputSettings
+) -> None:
+    """How conversations and pictures become the model's inputs."""
+    if checkpoint.config is None:
+        report.not_judged.append("Conversations and pictures: config.json is not understood.")
+        return
+    try:
+        inputs = load_input_processor(
+            checkpoint.name, settings, trust_remote_code=checkpoint.trust_remote_code
+        )
+    except NoChatTemplate as error:
+        report.problems.append(_finding("no_chat_template", error))
+    except UnusableCheckpoint as error:
+        report.problems.append(_finding("unusable", error))
+    except Exception as error:  # transformers raises what it likes
+        report.problems.append(
+            Finding(
+                code="processor_unreadable",
+                message=f"transformers cannot load its processor: {_first_lines(error)}",
+                remedy="Fetch all small files of the checkpoint: tokenizer.json, "
+                "tokenizer_config.json, preprocessor_config.json, processor_config.json. Processors "
+                "with code of their own need --trust-remote-code.",
+            )
+        )
+    else:
+        _describe_rendering(report, inputs)
+        _describe_pictures(report, checkpoint, inputs)
+        return
+    report.not_judged.append("What an example conversation becomes, k and the digest.")
+
+
+def _describe_rendering(report: CheckpointReport, inputs: InputProcessor) -> None:
+    renderer = inputs.renderer
+    text_of = renderer.tokenizer.convert_ids_to_tokens
+    report.chat_template = Template(source=inputs.template.source, text=inputs.template.text)
+    report.image_token = text_of(renderer.image_token_id)
+    report.digest = inputs.digest
+    report.examples, problems, notes = render_examples(renderer)
+    report.problems += problems
+    report.notes += notes
+    size = len(renderer.tokenizer)
+    ends = sorted(renderer.end_token_ids)
+    report.ends = [text_of(end) for end in ends if end < size]
+    if unknown := [end for end in ends if end >= size]:
+        report.problems.append(
+            Finding(
+                code="ends_unknown",
+                message=f"generation_config.json ends answers by the ids {unknown}, of which the "
+                f"tokenizer knows none: it has {size}.",
+                remedy="Correct its `eos_token_id`.",
+            )
+        )
+
+
+def _describe_pictures(
+    report: CheckpointReport, checkpoint: Checkpoint, inputs: InputProcessor
+) -> None:
+    report.image_tokens, problems, not_judged = count_image_tokens(checkpoint, inputs)
+    report.problems += problems
+    report.not_judged += not_judged
+
+
+def _ask_inspectors(report: CheckpointReport, checkpoint: Checkpoint) -> None:
+    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    for name, what in INSPECTORS.items():
+        try:
+            judge = found[name].load()
+            judgement: Judgement = judge(checkpoint)
+        except (KeyError, ImportError) as error:
+            missing = "" if isinstance(error, KeyError) else f" ({error})"
+            room = "worker" if name == "serving" else "trainer"
+            report.not_judged.append(
+                f"{what[0].upper()}{what[1:]}: prefstream[{room}] is not installed{missing}."
+            )
+            continue
+        setattr(report, name, judgement.judged)
+        report.problems += judgement.problems
+        report.notes += judgement.notes
+
+
+def _finding(code: str, error: Exception) -> Finding:
+    return Finding(code=code, message=str(error))
+
+
+def _first_lines(reason: object) -> str:
+    """Of a long message: what there is before its first empty line."""
+    lines: Sequence[str] = str(reason).strip().split("\n\n")[0].splitlines()
+    return " ".join(line.strip() for line in lines)
