@@ -115,8 +115,8 @@ def _ends(renderer: Renderer, example: Example) -> list[Finding]:
                 code="no_end_token",
                 message="Nothing ends an answer: the tokenizer has no eos_token, and the chat "
                 "template writes none. The policy never learns to stop.",
-                remedy="Name the `eos_token` in tokenizer_config.json, or in generation_config.json "
-                "the id that ends a turn (`eos_token_id`).",
+                remedy="Name the `eos_token` in tokenizer_config.json, or the id that ends a turn "
+                "in generation_config.json (`eos_token_id`).",
             )
         )
     elif written is not None:
@@ -171,8 +171,8 @@ def _turns(renderer: Renderer, example: Example) -> list[Finding]:
     return [
         Finding(
             code="earlier_turns_not_ended",
-            message=f"The chat template writes no {example.end!r} after an earlier answer, only the "
-            "last one is ended by it.",
+            message=f"The chat template writes no {example.end!r} after an answer, but for the "
+            "last one.",
             remedy="If the model was trained with it (Vicuna was), give a template that writes it "
             "by --chat-template, to workers and trainers.",
         )

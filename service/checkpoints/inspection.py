@@ -99,7 +99,10 @@ def _no_checkpoint(name: str, reason: object) -> str:
         return f"{name} is an adapter alone: inspect the model that it is for."
     if Path(name).is_dir():
         return f"{name} is no checkpoint: there is no config.json in it."
-    return f"There is no checkpoint {name}: no such folder, and {_first_lines(reason)}"
+    return (
+        f"There is no checkpoint {name}: it is no folder, and as a name on the hub it cannot be "
+        f"read. {_first_lines(reason)}"
+    )
 
 
 def _describe_inputs(
@@ -123,8 +126,8 @@ def _describe_inputs(
                 code="processor_unreadable",
                 message=f"transformers cannot load its processor: {_first_lines(error)}",
                 remedy="Fetch all small files of the checkpoint: tokenizer.json, "
-                "tokenizer_config.json, preprocessor_config.json, processor_config.json. Processors "
-                "with code of their own need --trust-remote-code.",
+                "tokenizer_config.json, preprocessor_config.json, processor_config.json. A processor "
+                "with code of its own needs --trust-remote-code.",
             )
         )
     else:

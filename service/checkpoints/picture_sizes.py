@@ -24,7 +24,7 @@ class Counted(NamedTuple):
 
 
 def count_image_tokens(checkpoint: Checkpoint, inputs: InputProcessor) -> Counted:
-    """The processor is shown blank pictures; what it makes of them, the model on the meta device."""
+    """Shows the processor blank pictures, and the model on the meta device what it makes of them."""
     counted = Counted([], [], [])
     image = inputs.renderer.tokenizer.convert_ids_to_tokens(inputs.renderer.image_token_id)
     for width, height in SIZES:

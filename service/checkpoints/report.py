@@ -105,7 +105,7 @@ class Training(Model):
     lora_parameters: int | None
     """Of the adapter, at that rank."""
     full_parameters: dict[str, int] | None
-    """With `--train full`, of each of the parts that can be named; null: it cannot be trained so."""
+    """With `--train full`, of each part that can be named; null: it cannot be trained so."""
 
 
 class CheckpointReport(Model):

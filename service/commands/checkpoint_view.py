@@ -40,7 +40,7 @@ def _sections(report: CheckpointReport) -> Iterator[RenderableType]:
         yield Text("  " + "   ".join(sizes))
     for example in report.examples:
         if example.prompt is not None:
-            yield Text(f"\nConversation of {example.name}", style="bold")
+            yield Text(f"\n{example.name.capitalize()}", style="bold")
             yield Padding(_conversation(example), (0, 0, 0, 2))
     yield from _findings("Problems", "red", report.problems)
     yield from _findings("Notes", "yellow", report.notes)
