@@ -143,7 +143,7 @@ def _ends(renderer: Renderer, example: Example) -> list[Finding]:
 
 
 def _names(renderer: Renderer) -> str:
-    ids = sorted(renderer.end_token_ids)
+    ids = sorted(int(end) for end in renderer.end_token_ids)
     return ", ".join(repr(token) for token in renderer.tokenizer.convert_ids_to_tokens(ids)) or "-"
 
 

@@ -1,3 +1,5 @@
+# pyright: standard
+# transformers does not say all of its types.
 """What prefstream makes of a checkpoint: its files are read, no weights and no engine."""
 
 import importlib.metadata
@@ -125,9 +127,8 @@ def _describe_inputs(
             Finding(
                 code="processor_unreadable",
                 message=f"transformers cannot load its processor: {_first_lines(error)}",
-                remedy="Fetch all small files of the checkpoint: tokenizer.json, "
-                "tokenizer_config.json, preprocessor_config.json, processor_config.json. A processor "
-                "with code of its own needs --trust-remote-code.",
+                remedy="Fetch all small files of the checkpoint, such as tokenizer.json and "
+                "preprocessor_config.json. Code of its own needs --trust-remote-code.",
             )
         )
     else:
@@ -147,7 +148,7 @@ def _describe_rendering(report: CheckpointReport, inputs: InputProcessor) -> Non
     report.problems += problems
     report.notes += notes
     size = len(renderer.tokenizer)
-    ends = sorted(renderer.end_token_ids)
+    ends = sorted(int(end) for end in renderer.end_token_ids)
     report.ends = [text_of(end) for end in ends if end < size]
     if unknown := [end for end in ends if end >= size]:
         report.problems.append(

@@ -24,7 +24,7 @@ class Counted(NamedTuple):
 
 
 def count_image_tokens(checkpoint: Checkpoint, inputs: InputProcessor) -> Counted:
-    """Shows the processor blank pictures, and the model on the meta device what it makes of them."""
+    """Shows the processor blank pictures, and what it makes of them to the model."""
     counted = Counted([], [], [])
     image = inputs.renderer.tokenizer.convert_ids_to_tokens(inputs.renderer.image_token_id)
     for width, height in SIZES:

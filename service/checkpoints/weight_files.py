@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from service.checkpoints.report import Finding, WeightFiles
 
@@ -18,7 +19,7 @@ SHOWN = 4
 
 def check_weight_files(folder: Path) -> tuple[WeightFiles, list[Finding]]:
     """The files, and what is wrong with them. Of safetensors the headers are read."""
-    found = next((files for p in PATTERNS if (files := sorted(folder.glob(p)))), [])
+    found = next((files for p in PATTERNS if (files := sorted(folder.glob(p)))), list[Path]())
     problems: list[Finding] = []
     missing = _missing(folder, {file.name for file in found})
     if missing:
@@ -59,7 +60,8 @@ def _read_header(file: Path) -> tuple[set[str], list[Finding]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, "numpy") as tensors:
+        opened: Any = safe_open(file, "numpy")
+        with opened as tensors:
             return {tensors.get_slice(name).get_dtype() for name in tensors.keys()}, []  # noqa: SIM118
     except SafetensorError as error:
         return set(), [

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -83,4 +83,4 @@ def _object(option: str, text: str) -> dict[str, Any]:
         fail(f"{option} is no JSON ({error}): {text}")
     if not isinstance(value, dict):
         fail(f'{option} is no JSON object, such as {{"max_pixels": 501760}}: {text}')
-    return value
+    return cast(dict[str, Any], value)
