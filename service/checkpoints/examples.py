@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from service.checkpoints.report import Example, Finding, Tokens
+from service.checkpoints.report import Example, Finding, Tokens, in_a_line
 from service.rendering import BadConversation, Renderer
 from service.schemas import Message, TextPart, assistant_turn, user_turn
 
@@ -51,7 +51,7 @@ def render_examples(renderer: Renderer) -> Rendered:
             problems.append(
                 Finding(
                     code="several_turns_refused",
-                    message=f"A conversation of two turns cannot be rendered: {two.refused}.",
+                    message=f"A conversation of two turns cannot be rendered: {in_a_line(two.refused)}",
                     remedy="Ask single questions only, or give a template by --chat-template.",
                 )
             )
@@ -100,7 +100,7 @@ def _refusal(renderer: Renderer, reason: str) -> Finding:
         )
     return Finding(
         code="conversation_refused",
-        message=f"A question about a picture cannot be rendered: {reason}.",
+        message=f"A question about a picture cannot be rendered: {in_a_line(reason)}",
         remedy="Give a template that takes it by --chat-template.",
     )
 
@@ -143,7 +143,7 @@ def _ends(renderer: Renderer, example: Example) -> list[Finding]:
 
 
 def _names(renderer: Renderer) -> str:
-    ids = sorted(int(end) for end in renderer.end_token_ids)
+    ids = sorted(renderer.end_token_ids)
     return ", ".join(repr(token) for token in renderer.tokenizer.convert_ids_to_tokens(ids)) or "-"
 
 
@@ -182,7 +182,7 @@ def _turns(renderer: Renderer, example: Example) -> list[Finding]:
 def _system(renderer: Renderer, example: Example) -> list[Finding]:
     remedy = "Leave out system prompts, or give a template that takes them by --chat-template."
     if example.refused:
-        message = f"A system prompt is refused: {example.refused}."
+        message = f"A system prompt is refused: {in_a_line(example.refused)}"
         return [Finding(code="system_prompt_refused", message=message, remedy=remedy)]
     if SYSTEM not in renderer.render(example.conversation, open_turn=True):
         message = "A system prompt is left out by the chat template, without a word."

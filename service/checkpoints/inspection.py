@@ -3,7 +3,6 @@
 """What prefstream makes of a checkpoint: its files are read, no weights and no engine."""
 
 import importlib.metadata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from service.checkpoints.input_processor import (
 )
 from service.checkpoints.inspectors import GROUP, Checkpoint, Judgement
 from service.checkpoints.picture_sizes import count_image_tokens
-from service.checkpoints.report import CheckpointReport, Finding, Template
+from service.checkpoints.report import CheckpointReport, Finding, Template, in_a_line
 from service.checkpoints.settings import InputSettings
 from service.checkpoints.weight_files import check_weight_files
 
@@ -72,7 +71,7 @@ def _read_config(name: str, trust_remote_code: bool) -> tuple[Checkpoint, Findin
     except OSError as error:
         raise NoCheckpoint(_no_checkpoint(name, error)) from error
     if not raw:
-        raise NoCheckpoint(_no_checkpoint(name, "there is no config.json."))
+        raise NoCheckpoint(_no_checkpoint(name, "there is no config.json"))
     architecture = next(iter(raw.get("architectures") or ()), None)
     config, model, problem = None, None, None
     try:
@@ -82,7 +81,7 @@ def _read_config(name: str, trust_remote_code: bool) -> tuple[Checkpoint, Findin
         what = "config.json" if config is None else "config.json as a vision-language model"
         problem = Finding(
             code="model_unknown",
-            message=f"transformers makes nothing of {what}: {_first_lines(error)}",
+            message=f"transformers makes nothing of {what}: {in_a_line(error)}",
             remedy="Models with code of their own need --trust-remote-code.",
         )
     return Checkpoint(name, architecture, config, model, trust_remote_code), problem
@@ -103,7 +102,7 @@ def _no_checkpoint(name: str, reason: object) -> str:
         return f"{name} is no checkpoint: there is no config.json in it."
     return (
         f"There is no checkpoint {name}: it is no folder, and as a name on the hub it cannot be "
-        f"read. {_first_lines(reason)}"
+        f"read. {in_a_line(reason)}"
     )
 
 
@@ -126,7 +125,7 @@ def _describe_inputs(
         report.problems.append(
             Finding(
                 code="processor_unreadable",
-                message=f"transformers cannot load its processor: {_first_lines(error)}",
+                message=f"transformers cannot load its processor: {in_a_line(error)}",
                 remedy="Fetch all small files of the checkpoint, such as tokenizer.json and "
                 "preprocessor_config.json. Code of its own needs --trust-remote-code.",
             )
@@ -148,7 +147,7 @@ def _describe_rendering(report: CheckpointReport, inputs: InputProcessor) -> Non
     report.problems += problems
     report.notes += notes
     size = len(renderer.tokenizer)
-    ends = sorted(int(end) for end in renderer.end_token_ids)
+    ends = sorted(renderer.end_token_ids)
     report.ends = [text_of(end) for end in ends if end < size]
     if unknown := [end for end in ends if end >= size]:
         report.problems.append(
@@ -189,9 +188,3 @@ def _ask_inspectors(report: CheckpointReport, checkpoint: Checkpoint) -> None:
 
 def _finding(code: str, error: Exception) -> Finding:
     return Finding(code=code, message=str(error))
-
-
-def _first_lines(reason: object) -> str:
-    """Of a long message: what there is before its first empty line."""
-    lines: Sequence[str] = str(reason).strip().split("\n\n")[0].splitlines()
-    return " ".join(line.strip() for line in lines)

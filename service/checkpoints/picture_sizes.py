@@ -6,7 +6,7 @@ from PIL import Image
 
 from service.checkpoints.input_processor import InputProcessor
 from service.checkpoints.inspectors import Checkpoint
-from service.checkpoints.report import Finding, ImageTokens
+from service.checkpoints.report import Finding, ImageTokens, in_a_line
 
 SIZES = ((336, 336), (672, 336), (1024, 768), (64, 64))
 """Width and height, pixels."""
@@ -49,7 +49,7 @@ def count_image_tokens(checkpoint: Checkpoint, inputs: InputProcessor) -> Counte
         except Exception as error:  # a model's code raises what it likes
             counted.not_judged.append(
                 "Whether the model makes as many features of a picture as its processor writes "
-                f"image tokens ({type(error).__name__}: {error})."
+                f"image tokens. {in_a_line(error)}"
             )
     counted.problems.extend(_mismatch(counted.sizes))
     return counted
@@ -60,7 +60,7 @@ def _refused(width: int, height: int, inputs: InputProcessor, error: Exception) 
     return Finding(
         code="picture_refused",
         message=f"The processor fails on a picture of {width}x{height}"
-        f"{f' with {dict(given)}' if given else ''}: {type(error).__name__}: {error}",
+        f"{f' with {dict(given)}' if given else ''}: {in_a_line(error)}",
         remedy="Correct --mm-processor-kwargs."
         if given
         else "Its processor_config.json may be of an old layout: older ones lack `patch_size`, "

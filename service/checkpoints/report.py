@@ -145,3 +145,10 @@ class CheckpointReport(Model):
     """What is good to know."""
     not_judged: list[str] = Field(default=[])
     """What could not be looked at here, and why."""
+
+
+def in_a_line(said: object) -> str:
+    """What a library said, as a sentence: without line ends, up to its first empty line."""
+    lines = str(said).strip().split("\n\n")[0].splitlines()
+    text = " ".join(line.strip() for line in lines)
+    return text if text.endswith((".", "?", "!")) else f"{text}."

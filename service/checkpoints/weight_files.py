@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service.checkpoints.report import Finding, WeightFiles
+from service.checkpoints.report import Finding, WeightFiles, in_a_line
 
 PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth")
 """Names that weights have, the preferred ones first."""
@@ -67,7 +67,7 @@ def _read_header(file: Path) -> tuple[set[str], list[Finding]]:
         return set(), [
             Finding(
                 code="weights_unreadable",
-                message=f"{file} is no whole file of weights: {error}.",
+                message=f"{file} is no whole file of weights: {in_a_line(error)}",
                 remedy=FETCH_AGAIN,
             )
         ]

@@ -59,26 +59,30 @@ def _proven(serving: Serving | None) -> tuple[str, str]:
 
 
 def _facts(report: CheckpointReport) -> Table:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    facts.add_row("folder" if report.weights else "on the hub", report.folder)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _rows(report):
+        table.add_row(name, Text(value))  # a text: names may look like markup
+    return table
+
+
+def _rows(report: CheckpointReport) -> Iterator[tuple[str, str]]:
+    yield ("folder" if report.weights else "on the hub", report.folder)
     if report.weights:
-        facts.add_row("weights", _weights(report.weights))
+        yield "weights", _weights(report.weights)
     if report.chat_template:
-        facts.add_row("chat template", report.chat_template.source)
+        yield "chat template", report.chat_template.source
     if report.image_token:
-        facts.add_row("image token", Text(report.image_token))
-        facts.add_row("ends", Text(" ".join(report.ends) or "none"))
+        yield "image token", report.image_token
+        yield "ends", " ".join(report.ends) or "none"
     if report.serving and report.serving.lora_target_modules:
-        facts.add_row("adapters of", _list(report.serving.lora_target_modules))
+        yield "adapters of", _list(report.serving.lora_target_modules)
     if report.training:
-        for row in _training(report.training):
-            facts.add_row(*row)
+        yield from _training(report.training)
     if report.digest:
         parts = (f"{part} {value}" for part, value in report.digest.model_dump().items())
-        facts.add_row("input digest", "\n".join(parts))
-    return facts
+        yield "input digest", "\n".join(parts)
 
 
 def _weights(weights: WeightFiles) -> str:

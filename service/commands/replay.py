@@ -99,6 +99,8 @@ def differences(pair: Pair, trace: BdhsTrace | None, now: BdhsResult) -> list[tu
             found.append((what, str(before), str(after)))
 
     [pair_now] = now.pairs
+    if pair.input_digest is not None:
+        compare("inputs", pair.input_digest, pair_now.input_digest)
     compare("rejected", text_of(pair.rejected), text_of(pair_now.rejected))
     compare("spans", _spans(pair), _spans(pair_now))
     compare("iterations", pair.iterations, pair_now.iterations)

@@ -18,6 +18,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from trainer.data import SECOND_REJECTED
+from trainer.stream.rows import Row
 from trainer.toy.dataset import Item, examples, held_out, png
 
 RUN = "r"
@@ -101,29 +102,28 @@ def items(count: int) -> list[Item]:
     return examples(count, kinds=("caption",))
 
 
-def held_out_rows(count: int) -> list[dict[str, object]]:
-    """TRL rows of scenes that no pair is about."""
+def held_out_rows(count: int) -> list[Row]:
+    """Of scenes that no pair is about."""
     wanted = held_out(count, kinds=("caption",))
     return rows_of(wanted, [rejected(number) for number in range(count)])
 
 
-def rows_of(wanted: Sequence[Item], rejected: Sequence[str]) -> list[dict[str, object]]:
-    """TRL rows of items and their rejected sides."""
+def rows_of(wanted: Sequence[Item], rejected: Sequence[str]) -> list[Row]:
+    """Rows of items and their rejected sides, as of a data set."""
     return [
-        {
-            "prompt": [
-                {
-                    "role": "user",
-                    "content": [{"type": "image"}, {"type": "text", "text": item.prompt}],
-                }
-            ],
-            "chosen": [{"role": "assistant", "content": [_text(item.reference)]}],
-            "rejected": [{"role": "assistant", "content": [_text(wrong)]}],
-            "images": [item.image()],
-        }
-        for item, wrong in zip(wanted, rejected, strict=True)
+        Row(
+            Pair.offline(
+                prompt=[user_turn(item.prompt, 1)],
+                images=[],
+                chosen=item.reference,
+                rejected=wrong,
+                pair_id=str(number),
+                run=None,
+                created_at=datetime.now(UTC),
+                metadata={},
+            ),
+            [png(item)],
+            staleness=None,
+        )
+        for number, (item, wrong) in enumerate(zip(wanted, rejected, strict=True))
     ]
-
-
-def _text(text: str) -> dict[str, str]:
-    return {"type": "text", "text": text}

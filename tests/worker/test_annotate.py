@@ -121,6 +121,31 @@ async def test_the_scene_checker_makes_true_pairs_and_ties_are_counted(
             *(bad.well_formed, -bad.hallucinated, bad.recalled),
         )
         assert pair.rejected_spans[0].end == len(rejected)
+        better, worse = (result.responses[i or 0] for i in (annotation.chosen, annotation.rejected))
+        assert pair.chosen_token_ids == better.token_ids
+        assert pair.rejected_token_ids == worse.token_ids
+        assert len(pair.chosen_logprobs or ()) == len(better.token_ids)
+        assert max(pair.rejected_logprobs or ()) <= 0
+        assert pair.chosen_finish_reason == better.finish_reason
+        assert pair.input_digest == toy.inputs.digest
+        end = toy.inputs.renderer.tokenizer.eos_token_id
+        assert (better.token_ids[-1] == end) == (better.finish_reason == "stop")
+
+
+async def test_a_side_that_a_stop_string_ended_has_no_token_of_it(
+    settings: Settings, toy: Engine, embedder: Embedder
+) -> None:
+    items = examples(6, kinds=("caption",), seed=5)
+    async with Broker.connect(settings) as broker, working(settings, toy, embedder):
+        ids = [await submit(broker, item, "toy", n=3, stop=[" in the"]) for item in items]
+        results = [result_of(await ended(broker, job_id)) for job_id in ids]
+    pairs = [pair for result in results for pair in result.pairs]
+    assert pairs
+    tokenizer = toy.inputs.renderer.tokenizer
+    for pair in pairs:
+        assert pair.rejected_finish_reason == "stop"
+        assert tokenizer.decode(pair.rejected_token_ids) == text_of(pair.rejected)
+        assert tokenizer.eos_token_id not in (pair.rejected_token_ids or ())
 
 
 async def test_the_policy_judges_itself_by_the_version_that_answered(
