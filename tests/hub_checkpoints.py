@@ -15,10 +15,7 @@ import mistral_common
 import torch
 import trl
 from huggingface_hub import save_torch_state_dict
-<<<<<<< HEAD
 from tokenizers import normalizers
-=======
->>>>>>> wt-render
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -88,7 +85,6 @@ def llava_15(folder: Path, **options: Any) -> Path:
     )
     files = {"preprocessor_config.json": _pictures("CLIPImageProcessor")}
     return _save(
-<<<<<<< HEAD
         LlavaForConditionalGeneration,
         config,
         folder,
@@ -96,9 +92,6 @@ def llava_15(folder: Path, **options: Any) -> Path:
         files,
         Options(**options),
         legacy_tokenizer=True,
-=======
-        LlavaForConditionalGeneration, config, folder, VICUNA_TEMPLATE, files, Options(**options)
->>>>>>> wt-render
     )
 
 
@@ -265,25 +258,18 @@ def _hub_name(name: str) -> str:
 
 
 def _save_tokenizer(folder: Path, *, legacy: bool) -> None:
-<<<<<<< HEAD
     """`legacy`: as tokenizer.json was written until 2024: text after a special token, too, begins
     with a space."""
-=======
-    """`legacy`: a space stands before text that follows a special token, too."""
->>>>>>> wt-render
     model = Path(mistral_common.__file__).parent / "data/tokenizer.model.v1"
     (folder / "tokenizer.model").write_bytes(model.read_bytes())
     tokenizer = LlamaTokenizer.from_pretrained(folder, add_bos_token=True)
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
-<<<<<<< HEAD
     if legacy:
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
             [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
         )
         tokenizer.backend_tokenizer.pre_tokenizer = None
-=======
->>>>>>> wt-render
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     specials = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     _write_json(folder / "special_tokens_map.json", specials)

@@ -51,7 +51,7 @@ def render_examples(renderer: Renderer) -> Rendered:
             problems.append(
                 Finding(
                     code="several_turns_refused",
-                    message=f"A conversation of two turns cannot be rendered: {in_a_line(two.refused)}",
+                    message=f"Two turns cannot be rendered: {in_a_line(two.refused)}",
                     remedy="Ask single questions only, or give a template by --chat-template.",
                 )
             )
