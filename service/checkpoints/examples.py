@@ -130,13 +130,13 @@ def _ends(renderer: Renderer, example: Example) -> list[Finding]:
         )
     assert example.prompt is not None
     bos = renderer.tokenizer.bos_token_id
-    if bos is not None and example.prompt.ids[:2] == [bos, bos]:
+    if bos is not None and example.prompt.ids.count(bos) > 1:
         found.append(
             Finding(
-                code="two_first_tokens",
-                message=f"A prompt begins with {renderer.tokenizer.bos_token!r} twice: the chat "
-                "template writes one and the tokenizer another.",
-                remedy="Give a template without it by --chat-template.",
+                code="several_first_tokens",
+                message=f"A prompt has {renderer.tokenizer.bos_token!r} several times: the chat "
+                "template writes it, and the tokenizer does.",
+                remedy="Give a template without it, or with nothing before it, by --chat-template.",
             )
         )
     return found
@@ -171,10 +171,10 @@ def _turns(renderer: Renderer, example: Example) -> list[Finding]:
     return [
         Finding(
             code="earlier_turns_not_ended",
-            message=f"The chat template writes no {example.end!r} after an answer, but for the "
-            "last one.",
-            remedy="If the model was trained with it (Vicuna was), give a template that writes it "
-            "by --chat-template, to workers and trainers.",
+            message=f"Earlier answers of a conversation are not ended by {example.end!r}, as the "
+            "last one is.",
+            remedy="Vicuna was trained with it there. Give workers and trainers a template that "
+            "writes it by --chat-template (docs/checkpoints.md).",
         )
     ]
 

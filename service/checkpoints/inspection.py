@@ -71,7 +71,7 @@ def _read_config(name: str, trust_remote_code: bool) -> tuple[Checkpoint, Findin
     except OSError as error:
         raise NoCheckpoint(_no_checkpoint(name, error)) from error
     if not raw:
-        raise NoCheckpoint(_no_checkpoint(name, "there is no config.json"))
+        raise NoCheckpoint(_no_checkpoint(name, "It is empty."))
     architecture = next(iter(raw.get("architectures") or ()), None)
     config, model, problem = None, None, None
     try:
@@ -98,6 +98,8 @@ def _model_without_weights(config: Any, trust_remote_code: bool) -> Any:
 def _no_checkpoint(name: str, reason: object) -> str:
     if (Path(name) / "adapter_config.json").is_file():
         return f"{name} is an adapter alone: inspect the model that it is for."
+    if (Path(name) / "config.json").is_file():
+        return f"{name} is no checkpoint: its config.json cannot be read. {in_a_line(reason)}"
     if Path(name).is_dir():
         return f"{name} is no checkpoint: there is no config.json in it."
     return (
@@ -131,24 +133,46 @@ def _describe_inputs(
             )
         )
     else:
-        _describe_rendering(report, inputs)
-        _describe_pictures(report, checkpoint, inputs)
-        return
+        size = len(inputs.renderer.tokenizer)
+        if 0 <= inputs.renderer.image_token_id < size:
+            _describe_rendering(report, checkpoint, inputs)
+            _describe_pictures(report, checkpoint, inputs)
+            return
+        report.problems.append(
+            Finding(
+                code="image_token_unknown",
+                message=f"config.json names {inputs.renderer.image_token_id} as the token that "
+                f"stands for an image, which the tokenizer does not know: it has {size}.",
+                remedy="The tokenizer may be the language model's own. Take the one that was "
+                "published with the checkpoint.",
+            )
+        )
     report.not_judged.append("What an example conversation becomes, k and the digest.")
 
 
-def _describe_rendering(report: CheckpointReport, inputs: InputProcessor) -> None:
+def _describe_rendering(
+    report: CheckpointReport, checkpoint: Checkpoint, inputs: InputProcessor
+) -> None:
     renderer = inputs.renderer
-    text_of = renderer.tokenizer.convert_ids_to_tokens
     report.chat_template = Template(source=inputs.template.source, text=inputs.template.text)
-    report.image_token = text_of(renderer.image_token_id)
+    report.image_token = renderer.tokenizer.convert_ids_to_tokens(renderer.image_token_id)
     report.digest = inputs.digest
     report.examples, problems, notes = render_examples(renderer)
     report.problems += problems
     report.notes += notes
+    _describe_ends(report, checkpoint, inputs)
+
+
+def _describe_ends(
+    report: CheckpointReport, checkpoint: Checkpoint, inputs: InputProcessor
+) -> None:
+    """At which tokens the model stops."""
+    from transformers import GenerationConfig
+
+    renderer = inputs.renderer
     size = len(renderer.tokenizer)
     ends = sorted(renderer.end_token_ids)
-    report.ends = [text_of(end) for end in ends if end < size]
+    report.ends = [renderer.tokenizer.convert_ids_to_tokens(end) for end in ends if end < size]
     if unknown := [end for end in ends if end >= size]:
         report.problems.append(
             Finding(
@@ -156,6 +180,18 @@ def _describe_rendering(report: CheckpointReport, inputs: InputProcessor) -> Non
                 message=f"generation_config.json ends answers by the ids {unknown}, of which the "
                 f"tokenizer knows none: it has {size}.",
                 remedy="Correct its `eos_token_id`.",
+            )
+        )
+    try:
+        named = GenerationConfig.from_pretrained(checkpoint.name).eos_token_id
+    except OSError:
+        named = None
+    if named is None:
+        report.notes.append(
+            Finding(
+                code="ends_not_named",
+                message="No generation_config.json names tokens at which the model stops "
+                "(`eos_token_id`); the tokenizer's own is the only one.",
             )
         )
 

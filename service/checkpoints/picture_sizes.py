@@ -37,7 +37,7 @@ def count_image_tokens(checkpoint: Checkpoint, inputs: InputProcessor) -> Counte
                 **inputs.processor_kwargs,
             )
         except Exception as error:  # processors raise what they like
-            counted.problems.append(_refused(width, height, inputs, error))
+            counted.problems.append(_refused("processor", width, height, inputs, error))
             break
         tokens = int((processed["input_ids"] == inputs.renderer.image_token_id).sum())
         counted.sizes.append(ImageTokens(width=width, height=height, tokens=tokens))
@@ -46,26 +46,36 @@ def count_image_tokens(checkpoint: Checkpoint, inputs: InputProcessor) -> Counte
         pictures = {name: value for name, value in processed.items() if name not in NOT_PIXELS}
         try:
             counted.sizes[-1].features = _features(checkpoint.model, pictures)
-        except Exception as error:  # a model's code raises what it likes
+        except ValueError as error:
+            counted.problems.append(_refused("model", width, height, inputs, error))
+            break
+        except Exception as error:  # what cannot be computed without weights
             counted.not_judged.append(
                 "Whether the model makes as many features of a picture as its processor writes "
                 f"image tokens. {in_a_line(error)}"
             )
-    counted.problems.extend(_mismatch(counted.sizes))
+    counted.problems.extend(_mismatch(counted.sizes, inputs))
     return counted
 
 
-def _refused(width: int, height: int, inputs: InputProcessor, error: Exception) -> Finding:
-    given = inputs.processor_kwargs
+def _refused(
+    who: str, width: int, height: int, inputs: InputProcessor, error: Exception
+) -> Finding:
     return Finding(
         code="picture_refused",
-        message=f"The processor fails on a picture of {width}x{height}"
-        f"{f' with {dict(given)}' if given else ''}: {in_a_line(error)}",
-        remedy="Correct --mm-processor-kwargs."
-        if given
-        else "Its processor_config.json may be of an old layout: older ones lack `patch_size`, "
-        "`vision_feature_select_strategy` and `num_additional_image_tokens`.",
+        message=f"The {who} fails on a picture of {width}x{height}: {in_a_line(error)}",
+        remedy=_remedy(
+            inputs,
+            "Its processor_config.json may be of an old layout: older ones lack `patch_size`, "
+            "`vision_feature_select_strategy` and `num_additional_image_tokens`.",
+        ),
     )
+
+
+def _remedy(inputs: InputProcessor, of_files: str) -> str:
+    if inputs.processor_kwargs:
+        return f"Correct --mm-processor-kwargs, now {dict(inputs.processor_kwargs)}."
+    return of_files
 
 
 def _features(model: Any, pictures: dict[str, Any]) -> int:
@@ -82,7 +92,7 @@ def _features(model: Any, pictures: dict[str, Any]) -> int:
     return sum(row.shape[:-1].numel() for row in rows)
 
 
-def _mismatch(sizes: list[ImageTokens]) -> list[Finding]:
+def _mismatch(sizes: list[ImageTokens], inputs: InputProcessor) -> list[Finding]:
     wrong = [size for size in sizes if size.features not in (None, size.tokens)]
     if not wrong:
         return []
@@ -92,7 +102,10 @@ def _mismatch(sizes: list[ImageTokens]) -> list[Finding]:
             code="image_tokens_wrong",
             message=f"For a picture of {first.width}x{first.height} the processor writes "
             f"{first.tokens} image tokens, but the model makes {first.features} features of it.",
-            remedy="Correct `num_additional_image_tokens` (of CLIP towers 1), `patch_size` and "
-            "`vision_feature_select_strategy` in processor_config.json.",
+            remedy=_remedy(
+                inputs,
+                "Correct `num_additional_image_tokens` (of CLIP towers 1), `patch_size` and "
+                "`vision_feature_select_strategy` in processor_config.json.",
+            ),
         )
     ]

@@ -68,7 +68,8 @@ def _facts(report: CheckpointReport) -> Table:
 
 
 def _rows(report: CheckpointReport) -> Iterator[tuple[str, str]]:
-    yield ("folder" if report.weights else "on the hub", report.folder)
+    if report.folder != report.model:
+        yield "folder", report.folder
     if report.weights:
         yield "weights", _weights(report.weights)
     if report.chat_template:
