@@ -56,7 +56,11 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "llava-1.6-vicuna": hub_checkpoints.llava_16_vicuna,
     "llava-1.6-mistral": hub_checkpoints.llava_16_mistral,
     "toy": lambda _: CHECKPOINT,
+    "llava-1.5 under settings": hub_checkpoints.llava_15,
 }
+
+SETTINGS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.3, 0.3, 0.3]}
+"""`mm_processor_kwargs` of the last; its chat template, too, is another."""
 
 EARLIER = [
     Message(role="user", content=[ImagePart(), TextPart(text="What is on the left?")]),
@@ -95,8 +99,14 @@ async def policy(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Policy]:
     folder = CHECKPOINTS[request.param](tmp_path_factory.mktemp(request.param))
+    shared: dict[str, Any] = {}
+    if request.param.endswith("under settings"):
+        template = folder / "of the user.jinja"
+        template.write_text(hub_checkpoints.MISTRAL_TEMPLATE)
+        shared = {"chat_template": str(template), "mm_processor_kwargs": SETTINGS}
     engine = Engine(
         WorkerSettings(
+            **shared,
             model=str(folder),
             dtype="float32",
             enforce_eager=True,
@@ -107,7 +117,7 @@ async def policy(
         )
     )
     await engine.start()
-    inputs = load_input_processor(str(folder), TrainerSettings())
+    inputs = load_input_processor(str(folder), TrainerSettings(**shared))
     assert inputs.digest == engine.inputs.digest
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     yield Policy(request.param, engine, RowCollator(inputs), model.eval())
@@ -219,6 +229,23 @@ async def test_an_end_that_was_sampled_is_trained_on(policy: Policy) -> None:
     assert row.pair.chosen_finish_reason == "stop"
     assert row.pair.chosen_token_ids == [end]
     assert_parity(policy, policy.model, [row])
+
+
+async def test_settings_that_one_side_lacks_are_seen(policy: Policy) -> None:
+    """In the digest, and in the figures."""
+    if not policy.name.endswith("under settings"):
+        pytest.skip("the others have no settings")
+    row = await sampled_row(policy, CONVERSATIONS["one turn"])
+    template = policy.engine.inputs.template.source
+    for part, settings in (
+        ("processor", TrainerSettings(chat_template=template)),
+        ("chat_template", TrainerSettings(mm_processor_kwargs=SETTINGS)),
+    ):
+        inputs = load_input_processor(policy.engine.model, settings)
+        assert inputs.digest.differences(policy.engine.inputs.digest) == [part]
+        other = Policy(policy.name, policy.engine, RowCollator(inputs), policy.model)
+        with pytest.raises(AssertionError):
+            assert_parity(other, policy.model, [row])
 
 
 async def test_under_an_adapter(policy: Policy, tmp_path: Path) -> None:

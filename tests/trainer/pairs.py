@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from service.broker import Broker
 from service.client import AsyncClient, image_data
 from service.schemas import (
+    InputDigest,
     Pair,
     RunSettings,
     SampleRequest,
@@ -25,16 +27,34 @@ RUN = "r"
 
 
 def append(
-    url: str, count: int, *, run: str = RUN, start: int = 0, window: int = 1000
+    url: str,
+    count: int,
+    *,
+    run: str = RUN,
+    start: int = 0,
+    window: int = 1000,
+    reference: str | None = None,
+    input_digest: InputDigest | None = None,
 ) -> list[str]:
     """Makes pairs and returns their ids, in the order of the log.
 
-    The rejected side is another item's answer and `wrong <number>`, so that it can be told apart.
+    The chosen side is the item's reference, or the given one. The rejected side tells the number,
+    so that it can be told apart.
     """
-    return asyncio.run(_append(url, items(start + count)[start:], run, start, window))
+    wanted = items(start + count)[start:]
+    if reference is not None:
+        wanted = [replace(item, reference=reference) for item in wanted]
+    return asyncio.run(_append(url, wanted, run, start, window, input_digest))
 
 
-async def _append(url: str, wanted: list[Item], run: str, start: int, window: int) -> list[str]:
+async def _append(
+    url: str,
+    wanted: list[Item],
+    run: str,
+    start: int,
+    window: int,
+    input_digest: InputDigest | None,
+) -> list[str]:
     made: list[str] = []
     settings = Settings(redis_url=url)  # pyright: ignore[reportArgumentType]
     async with AsyncClient(url) as client, Broker.connect(settings) as worker:
@@ -62,6 +82,7 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
                 similarity=None,
                 iterations=None,
                 seed=number,
+                input_digest=input_digest,
                 created_at=datetime.now(UTC),
                 metadata=claim.request.metadata,
             )

@@ -14,6 +14,7 @@ from service.checkpoints.input_processor import InputProcessor, load_input_proce
 from service.client import Client
 from service.schemas import Group
 from service.settings import Settings
+from tests import hub_checkpoints
 from tests.servers import Server
 from tests.service.http import served
 from tests.trainer import pairs
@@ -213,6 +214,20 @@ def test_training_raises_the_preference_margin_on_held_out_pairs(
         after = margin(policy, trainer.data_collator, rows)
     assert before == 0
     assert after > 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [hub_checkpoints.llava_15, hub_checkpoints.llava_16_vicuna, hub_checkpoints.llava_16_mistral],
+)
+def test_published_llavas_train_in_their_older_folders(
+    make: Callable[..., Path], server: Server, configure: Configure, tmp_path: Path
+):
+    pairs.append(server.url, 4)
+    folder = make(tmp_path / "model", template="processor", dtype=torch.float16)
+    train(configure(model=str(folder), steps=1), threading.Event())
+    weights = adapter(tmp_path / "out", 1)
+    assert any(w.abs().sum() > 0 for name, w in weights.items() if "lora_B" in name)
 
 
 def test_checkpoints_of_another_run_are_refused(server: Server, configure: Configure):

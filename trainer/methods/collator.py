@@ -50,11 +50,8 @@ class RowCollator:
         [weight] = {row.weight for row in rows}  # rows come in blocks of one weight
         answers = [row.answers(self._inputs.renderer) for row in rows]
         sides = [chosen for chosen, _ in answers] + [rejected for _, rejected in answers]
-        pictures = [[images.decode_rgb(content) for content in row.images] for row in rows]
-        tokens, pixels = self._process(list(chain.from_iterable(pictures)))
-        # Both sides of a row show its images: their tensors stand twice, in the sides' order.
-        pixels = {name: torch.cat((value, value)) for name, value in pixels.items()}
-        image_tokens = iter(tokens + tokens)
+        tokens, pixels = self._images(rows)
+        image_tokens = iter(tokens)
         sequences: list[torch.Tensor] = []
         completions: list[torch.Tensor] = []
         for side in sides:
@@ -78,6 +75,15 @@ class RowCollator:
         for token in side.prompt_token_ids:
             ids += next(image_tokens) if token == self._image_token_id else [token]
         return ids
+
+    def _images(self, rows: Sequence[Row]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+        """As `_process`, of the chosen sides' images and then the rejected sides'."""
+        chosen = [images.decode_rgb(content) for row in rows for content in row.images]
+        if any(row.rejected_images is not None for row in rows):
+            others = chain.from_iterable(row.rejected_images or row.images for row in rows)
+            return self._process(chosen + [images.decode_rgb(content) for content in others])
+        tokens, pixels = self._process(chosen)  # once, for both
+        return tokens + tokens, {name: torch.cat((v, v)) for name, v in pixels.items()}
 
     def _process(self, pictures: list[Image]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
         """The tokens that stand for each image in a sequence; and what the model sees of them all.

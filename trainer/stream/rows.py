@@ -17,6 +17,8 @@ class Row:
     """Weight versions that it lagged behind when it was leased; None: not policy-made."""
     weight: float = 1.0
     """Of its loss, where the mean over an optimizer step's rows is 1."""
+    rejected_images: list[bytes] | None = None
+    """Those of the rejected side, if it shows others; as many as `images`."""
 
     def answers(self, renderer: Renderer) -> tuple[Answer, Answer]:
         """The chosen and the rejected side, in token ids. Raises: BadConversation."""
