@@ -52,7 +52,7 @@ def count_image_tokens(checkpoint: Checkpoint, inputs: InputProcessor) -> Counte
         except Exception as error:  # what cannot be computed without weights
             counted.not_judged.append(
                 "Whether the model makes as many features of a picture as its processor writes "
-                f"image tokens. {in_a_line(error)}"
+                f"image tokens: its code wants weights for that. {in_a_line(error)}"
             )
     counted.problems.extend(_mismatch(counted.sizes, inputs))
     return counted

@@ -33,7 +33,7 @@ def checkpoint_view(report: CheckpointReport) -> RenderableType:
 
 def _sections(report: CheckpointReport) -> Iterator[RenderableType]:
     yield Text.assemble((report.model, "bold"), f"  {report.architecture}", _proven(report.serving))
-    yield Padding(_facts(report), (0, 0, 0, 2))
+    yield Padding(_facts(report), (0, 0, 0, 2), expand=False)
     if report.image_tokens:
         yield Text("\nImage tokens (k)", style="bold")
         sizes = (f"{s.width}x{s.height}: {s.tokens}" for s in report.image_tokens)
@@ -41,13 +41,13 @@ def _sections(report: CheckpointReport) -> Iterator[RenderableType]:
     for example in report.examples:
         if example.prompt is not None:
             yield Text(f"\n{example.name.capitalize()}", style="bold")
-            yield Padding(_conversation(example), (0, 0, 0, 2))
+            yield Padding(_conversation(example), (0, 0, 0, 2), expand=False)
     yield from _findings("Problems", "red", report.problems)
     yield from _findings("Notes", "yellow", report.notes)
     if report.not_judged:
         yield Text("\nNot judged", style="bold")
         for line in report.not_judged:
-            yield Padding(Text(line), (0, 0, 0, 2))
+            yield Padding(Text(line), (0, 0, 0, 2), expand=False)
     if not report.problems:
         yield Text("\nNothing is wrong with it.", style="green")
 
@@ -135,7 +135,9 @@ def _findings(title: str, colour: str, findings: Sequence[Finding]) -> Iterator[
     if findings:
         yield Text(f"\n{title}", style=f"bold {colour}")
     for finding in findings:
-        yield Padding(Text(f"{finding.message} {finding.remedy or ''}".strip()), (0, 0, 0, 2))
+        yield Padding(
+            Text(f"{finding.message} {finding.remedy or ''}".strip()), (0, 0, 0, 2), expand=False
+        )
 
 
 def _list(names: Sequence[str]) -> str:

@@ -16,6 +16,8 @@ from service.commands.checkpoint_view import checkpoint_view
 from service.commands.main import app
 from tests import hub_checkpoints
 
+ROOT = Path(__file__).parents[3]
+
 WITHOUT = """
 import sys
 
@@ -93,6 +95,15 @@ def test_the_report_for_people() -> None:
         "Nothing is wrong with it.",
     ):
         assert words in done.stdout
+
+
+def test_the_documents_show_what_is_printed() -> None:
+    document = (ROOT / "docs" / "checkpoints.md").read_text()
+    shown = document.partition("$ prefstream inspect toy\n")[2].partition("```")[0]
+    printed = inspect("toy").stdout
+    assert [line for line in shown.splitlines() if "folder" not in line] == [
+        line.rstrip() for line in printed.splitlines() if "folder" not in line
+    ]
 
 
 def test_what_is_wrong_is_a_line_and_exit_status_1(checkpoint: Path) -> None:
