@@ -232,7 +232,8 @@ class LocalStack:
 
     def _is_ready(self) -> bool:
         try:
-            answer = httpx.get(f"{self.url}/health/ready", timeout=5)
+            # Of this machine, whatever its name: no proxy of the environment leads there.
+            answer = httpx.get(f"{self.url}/health/ready", timeout=5, trust_env=False)
         except httpx.TransportError:
             return False
         health = Health.model_validate_json(answer.content, **TOLERANT)
