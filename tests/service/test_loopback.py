@@ -55,7 +55,7 @@ async def test_a_proxy_that_httpx_cannot_use_is_no_matter_there(
 
 async def test_the_client_asks_the_proxy_for_others(proxy: Proxy) -> None:
     async with AsyncClient("http://prefstream.invalid", retry_for_s=0) as client:
-        with pytest.raises(PrefstreamError, match="Bad Gateway"):
+        with pytest.raises(PrefstreamError, match="502"):
             await client.runs()
     assert proxy.asked == ["GET http://prefstream.invalid/runs"]
 

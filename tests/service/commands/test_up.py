@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.processes import alive_after_a_while, wait_until_up
+from tests.proxy import PROXY_VARIABLES
 from tests.servers import free_port
 from tests.worker import checkpoints
 
@@ -36,8 +37,8 @@ class Up:
                 "VLLM_CPU_KVCACHE_SPACE": "1",
                 "HF_HUB_OFFLINE": "1",
                 "PREFSTREAM_WORKER_ENFORCE_EAGER": "1",
-                "PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION": "0.1",
                 "PREFSTREAM_WORKER_MAX_LORA_RANK": "8",
+                **dict.fromkeys(PROXY_VARIABLES, f"http://127.0.0.1:{free_port()}"),  # of nobody
             },
             stderr=said,
         )
