@@ -50,10 +50,11 @@ def work(
             f"The engine is not installed ({error}). Install prefstream[worker] on a GPU, or "
             "prefstream[worker-cpu] on a CPU."
         )
+    from worker.engine import NotEnoughMemory
     from worker.main import run_worker
     from worker.plugin.families import UnsupportedModel
 
     try:
         asyncio.run(run_worker(settings, service_settings, (signal.SIGINT, signal.SIGTERM)))
-    except UnsupportedModel as error:
+    except (UnsupportedModel, NotEnoughMemory) as error:
         fail(str(error))

@@ -153,9 +153,7 @@ class LocalStack:
             [*command, "serve", "--host", self._host, "--port", str(self._port)],
             environment,
         )
-        if self._model == "toy":  # a few MB: it needs neither the whole machine nor a hub
-            environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            environment.setdefault("PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION", "0.1")
+        if self._model == "toy":  # it comes with the package, and needs no hub
             environment.setdefault("PREFSTREAM_WORKER_ENFORCE_EAGER", "1")
             environment.setdefault("PREFSTREAM_WORKER_DTYPE", "float32")
             environment.setdefault("PREFSTREAM_WORKER_MAX_LORA_RANK", "16")
