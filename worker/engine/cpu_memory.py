@@ -42,10 +42,8 @@ class CpuMemory:
     def in_gib(self) -> dict[str, float]:
         """For the log, in GiB."""
         return {
-            "weights_gib": round(self.weights / GIB, 2),
-            "adapters_gib": round(self.adapters / GIB, 2),
-            "cache_gib": round(self.cache / GIB, 2),
-            "free_gib": round(self.free / GIB, 2),
+            f"{part}_gib": float(f"{getattr(self, part) / GIB:.3g}")
+            for part in ("weights", "adapters", "cache", "free")
         }
 
 
