@@ -60,10 +60,17 @@ def work(
             "prefstream[worker-cpu] on a CPU."
         )
     from service.broker import ModelConflict
+    from worker.engine import NotEnoughMemory
     from worker.main import run_worker
     from worker.plugin.families import UnsupportedModel
 
     try:
         asyncio.run(run_worker(settings, service_settings, (signal.SIGINT, signal.SIGTERM)))
-    except (UnsupportedModel, UnusableCheckpoint, NoChatTemplate, ModelConflict) as error:
+    except (
+        UnsupportedModel,
+        UnusableCheckpoint,
+        NoChatTemplate,
+        ModelConflict,
+        NotEnoughMemory,
+    ) as error:
         fail(str(error))
