@@ -83,7 +83,7 @@ def _file_of(checkpoint: str, name: str, template: str) -> str | None:
         path = _local(checkpoint, file)
         text = path.read_text(encoding="utf-8") if path else ""
         if text and file in CONFIGS:
-            text = _by_name(json.loads(text).get("chat_template")).get(name)
+            text = _named_in_file(json.loads(text).get("chat_template")).get(name)
         if text == template:
             return file
     return None
@@ -104,8 +104,7 @@ def _local(checkpoint: str, file: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _by_name(templates: Any) -> dict[str, str]:
-    """As they stand in a file: one, or a list of named ones."""
+def _named_in_file(templates: str | list[dict[str, str]] | None) -> dict[str, str]:
     if isinstance(templates, list):
-        templates = {one["name"]: one["template"] for one in templates}
+        return {one["name"]: one["template"] for one in templates}
     return _named(templates)

@@ -76,8 +76,9 @@ def load_config(model: str, *, trust_remote_code: bool = False) -> Any:
         raise UnusableCheckpoint(
             f"{model} is a folder without a config.json: no checkpoint, or an incomplete one."
         )
+    auto: Any = AutoConfig
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return auto.from_pretrained(name, trust_remote_code=trust_remote_code)
     except OSError as error:
         if Path(name).is_dir():
             raise UnusableCheckpoint(f"{model}: {_first_line(error)}") from error
@@ -95,8 +96,9 @@ def load_config(model: str, *, trust_remote_code: bool = False) -> Any:
 def _load_processor(model: str, name: str, trust_remote_code: bool) -> Any:
     from transformers import AutoProcessor
 
+    auto: Any = AutoProcessor
     try:
-        processor: Any = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+        processor: Any = auto.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UnusableCheckpoint(
             f"{model}: its processor or tokenizer cannot be loaded: {_first_line(error)} Are all "
@@ -137,8 +139,9 @@ def _end_token_ids(name: str, config: Any) -> Sequence[int]:
     """At which `generate` and vLLM stop, beside the tokenizer's own."""
     from transformers import GenerationConfig
 
+    auto: Any = GenerationConfig
     try:
-        ends = GenerationConfig.from_pretrained(name).eos_token_id
+        ends: int | list[int] | None = auto.from_pretrained(name).eos_token_id
     except OSError:  # without the file, both go by config.json
-        ends = GenerationConfig.from_model_config(config).eos_token_id
+        ends = auto.from_model_config(config).eos_token_id
     return ends if isinstance(ends, list) else [] if ends is None else [ends]

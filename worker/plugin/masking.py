@@ -22,7 +22,11 @@ import torch
 from cachetools import LRUCache
 from transformers import BatchFeature
 from vllm.exceptions import VLLMValidationError
-from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
+from vllm.multimodal.inputs import (
+    MultiModalFieldConfig,
+    MultiModalKwargsItem,
+    MultiModalKwargsItems,
+)
 from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
 from vllm.multimodal.processing import PromptUpdateDetails
 from vllm.multimodal.processing.processor import MultiModalPromptUpdates
@@ -136,7 +140,7 @@ class MaskingProcessor:
             mm_items, _without_request_keys(hf_processor_mm_kwargs), out_mm_kwargs
         )
         images = [
-            [update.with_content(_kept_content(update.content, item[IMAGE_TOKEN_MASK].data))]
+            [update.with_content(_kept_content(update.content, _mask_of(item)))]
             for item, [update] in zip(
                 out_mm_kwargs.get("image", ()), updates.get("image", ()), strict=True
             )
@@ -146,6 +150,10 @@ class MaskingProcessor:
 
 def _without_request_keys(hf_kwargs: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in hf_kwargs.items() if name not in REQUEST_KEYS}
+
+
+def _mask_of(item: MultiModalKwargsItem) -> torch.Tensor:
+    return cast(torch.Tensor, item[IMAGE_TOKEN_MASK].data)
 
 
 def _kept_content(whole: PromptUpdateDetails, mask: torch.Tensor) -> PromptUpdateDetails:
