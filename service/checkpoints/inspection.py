@@ -1,6 +1,7 @@
+"""What prefstream makes of a checkpoint: its files are read, no weights and no engine."""
+
 # pyright: standard
 # transformers does not say all of its types.
-"""What prefstream makes of a checkpoint: its files are read, no weights and no engine."""
 
 import importlib.metadata
 from pathlib import Path

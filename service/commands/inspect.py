@@ -1,7 +1,6 @@
 """`prefstream inspect`: what prefstream makes of a checkpoint, without an engine."""
 
 import json
-import logging
 import os
 from typing import Annotated, Any, cast
 
@@ -58,7 +57,6 @@ def inspect(
     )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the report says it better
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         report = inspect_checkpoint(model, settings, trust_remote_code=trust_remote_code)
     except NoCheckpoint as error:
