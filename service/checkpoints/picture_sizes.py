@@ -11,9 +11,6 @@ from service.checkpoints.report import Finding, ImageTokens, in_a_line
 SIZES = ((336, 336), (672, 336), (1024, 768), (64, 64))
 """Width and height, pixels."""
 
-NOT_PIXELS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""What a processor gives for tokens; the rest is of the pictures."""
-
 
 class Counted(NamedTuple):
     """k of each size, and what is wrong with it."""
@@ -26,24 +23,16 @@ class Counted(NamedTuple):
 def count_image_tokens(checkpoint: Checkpoint, inputs: InputProcessor) -> Counted:
     """Shows the processor blank pictures, and what it makes of them to the model."""
     counted = Counted([], [], [])
-    image = inputs.renderer.tokenizer.convert_ids_to_tokens(inputs.renderer.image_token_id)
     for width, height in SIZES:
         try:
-            processed = inputs.processor(
-                text=[image],
-                images=[[Image.new("RGB", (width, height))]],
-                add_special_tokens=False,
-                return_tensors="pt",
-                **inputs.processor_kwargs,
-            )
+            [ids], pictures = inputs.process_images([Image.new("RGB", (width, height))])
         except Exception as error:  # processors raise what they like
             counted.problems.append(_refused("processor", width, height, inputs, error))
             break
-        tokens = int((processed["input_ids"] == inputs.renderer.image_token_id).sum())
+        tokens = ids.count(inputs.renderer.image_token_id)
         counted.sizes.append(ImageTokens(width=width, height=height, tokens=tokens))
         if checkpoint.model is None or counted.not_judged:
             continue
-        pictures = {name: value for name, value in processed.items() if name not in NOT_PIXELS}
         try:
             counted.sizes[-1].features = _features(checkpoint.model, pictures)
         except ValueError as error:
