@@ -1,19 +1,23 @@
 # prefstream: `make demo` runs its main job, `make test` its tests. Each sets up what it needs, once.
 #
 # The set-up is a virtual environment in .venv, installed from requirements.lock. PYTHON names the
-# interpreter to make it with.
+# interpreter to make it with; by default the first of python3.11, 3.12 and 3.13 that runs and for
+# which pip finds a CPU torch.
 
-PYTHON ?= python3.11
+PYTHON ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check format lock chaos compose-test bench clean
+.PHONY: demo test test-python check format lock chaos compose-test bench clean
 
 demo: $(READY)  ## make real pairs on the toy model, in a few minutes; leaves demo-out/
 	$(BIN)/prefstream demo
 
 test: $(READY)  ## all tests
 	$(BIN)/pytest
+
+test-python:  ## the service's and the client's tests on another Python: the one that PYTHON names, or any
+	scripts/test_python.sh "$(PYTHON)"
 
 check: $(READY)  ## lint, types, format
 	$(BIN)/ruff check .
@@ -40,22 +44,21 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock
+lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock; ask pip for it on each Python
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-annotate --no-emit-index-url \
 		--no-emit-find-links --unsafe-package torchaudio --unsafe-package torchcodec \
 		--extra worker-cpu --extra trainer --extra embedded --extra tracing --extra experiment \
 		--extra dev --output-file requirements.lock pyproject.toml
+	$(BIN)/python scripts/check_lock.py
 
 clean:
-	rm -rf .venv demo-out .prefstream
+	rm -rf .venv .venv-3.* demo-out .prefstream
 
 # --no-deps: the lock is complete, but for torchaudio and torchcodec, which nothing here uses and
 # which, built for CUDA, break transformers beside a CPU torch.
 $(READY): requirements.lock pyproject.toml scripts/torchvision_operators.py
-	@$(PYTHON) -c 'import ensurepip, venv' || { \
-		echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; \
-		exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || { \
+		python=$$(scripts/choose_python.sh "$(PYTHON)") && set -x && "$$python" -m venv .venv; }
 	$(BIN)/pip install --quiet --no-deps -r requirements.lock
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --editable .
 	$(BIN)/python scripts/torchvision_operators.py

@@ -38,6 +38,9 @@ STATUS: dict[type[BrokerError], int] = {
     VersionNotNewer: 409,
 }
 
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""RFC 9110's, where older Pythons have those of an older RFC."""
+
 
 class Refusal(HTTPException):
     """A problem to answer with. An HTTPException, because FastAPI lets only those through while it
@@ -58,9 +61,8 @@ class Refusal(HTTPException):
 
 
 def problem(status: int, code: str, detail: str, **fields: Any) -> Problem:
-    return Problem(
-        title=HTTPStatus(status).phrase, status=status, code=code, detail=detail, **fields
-    )
+    title = TITLES.get(status) or HTTPStatus(status).phrase
+    return Problem(title=title, status=status, code=code, detail=detail, **fields)
 
 
 def broker_problem(error: BrokerError) -> Problem:

@@ -75,7 +75,9 @@ class Renderer:
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         own = tokenizer.eos_token_id
-        self.end_token_ids = frozenset({*end_token_ids, *([] if own is None else [own])})
+        self.end_token_ids: frozenset[int] = frozenset(
+            {*end_token_ids, *([] if own is None else [own])}
+        )
         self._template = template
         self._template_kwargs = dict(template_kwargs or {})
 

@@ -24,8 +24,9 @@ class WorkerSettings(InputSettings):
     """Longest sequence, in tokens; by default the model's own."""
     max_num_seqs: int = Field(default=64, ge=1)
     """Sequences that the engine decodes together, at most."""
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    """Share of the memory that vLLM may take, of the GPU; on a CPU, of the machine."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """Share of the memory that vLLM may take. By default 0.9 of a GPU's; on a CPU what the model
+    and a cache for `max_num_seqs` sequences need (docs/deploy.md)."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     max_lora_rank: int = Field(default=128, ge=1, le=512)
     """Highest rank of an adapter that is adopted (paper: 128). Memory is set aside for it."""

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from service import model_names
 from service.checkpoints.chat_template import ChatTemplate, find_chat_template
 from service.checkpoints.digest import input_digest
 from service.checkpoints.settings import InputSettings
 from service.rendering import Renderer
 from service.schemas import InputDigest
+
+TOKEN_FIELDS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""What a processor gives for each token; the rest of what it gives is of the pictures."""
 
 
 class UnusableCheckpoint(ValueError):
@@ -31,6 +36,30 @@ class InputProcessor:
     processor_kwargs: Mapping[str, Any]
     """For each call of `processor`."""
     digest: InputDigest
+
+    def process_images(self, pictures: Sequence[Image]) -> tuple[list[list[int]], dict[str, Any]]:
+        """The tokens that stand for each picture in a sequence, and the tensors that the model sees
+        of them all, by the names of its `forward`.
+
+        The processor is shown each picture beside the placeholder alone; what it makes of that
+        stands for the picture.
+        """
+        if not pictures:
+            return [], {}
+        tokenizer = self.processor.tokenizer
+        processed = self.processor(
+            text=[tokenizer.convert_ids_to_tokens(self.renderer.image_token_id)] * len(pictures),
+            images=[[picture] for picture in pictures],
+            add_special_tokens=False,
+            padding=True,
+            return_tensors="pt",
+            **self.processor_kwargs,
+        )
+        there = processed["attention_mask"].bool()
+        tokens = [
+            ids[mask].tolist() for ids, mask in zip(processed["input_ids"], there, strict=True)
+        ]
+        return tokens, {k: v for k, v in processed.items() if k not in TOKEN_FIELDS}
 
 
 def load_input_processor(

@@ -7,6 +7,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.client.errors import PrefstreamError, error_of, unreachable
 from service.client.retrying import parse_retry_after, retry
+from service.loopback import direct_transport
 from service.schemas import (
     TOLERANT,
     Appended,
@@ -46,11 +47,13 @@ class HttpTransport:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._url = url
         # No bound on connections: every call that waits for its job holds one.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = httpx.AsyncClient(
             base_url=url,
             headers=headers,
             timeout=HTTP_TIMEOUT_S,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            limits=limits,
+            transport=direct_transport(url, limits),
         )
         self._retry_for_s = retry_for_s
 

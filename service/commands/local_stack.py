@@ -63,10 +63,13 @@ class LocalStack:
         port: int,
         data: Path,
         train: Sequence[str] | None = None,
+        chat_template: str | None = None,
     ):
-        """`train`: arguments of `prefstream train`; None: no trainer."""
+        """`train`: arguments of `prefstream train`; None: no trainer. `chat_template`: in place of
+        the checkpoint's, for worker and trainer."""
         self.url = f"http://{host}:{port}"
         self._train = train
+        self._chat_template = chat_template
         self._model = model
         self._embedder = embedder
         self._host = host
@@ -153,9 +156,10 @@ class LocalStack:
             [*command, "serve", "--host", self._host, "--port", str(self._port)],
             environment,
         )
-        if self._model == "toy":  # a few MB: it needs neither the whole machine nor a hub
-            environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            environment.setdefault("PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION", "0.1")
+        if self._chat_template is not None:
+            for part in ("WORKER", "TRAINER"):
+                environment[f"PREFSTREAM_{part}_CHAT_TEMPLATE"] = self._chat_template
+        if self._model == "toy":  # it comes with the package, and needs no hub
             environment.setdefault("PREFSTREAM_WORKER_ENFORCE_EAGER", "1")
             environment.setdefault("PREFSTREAM_WORKER_DTYPE", "float32")
             environment.setdefault("PREFSTREAM_WORKER_MAX_LORA_RANK", "16")
@@ -232,7 +236,8 @@ class LocalStack:
 
     def _is_ready(self) -> bool:
         try:
-            answer = httpx.get(f"{self.url}/health/ready", timeout=5)
+            # Of this machine, whatever its name: no proxy of the environment leads there.
+            answer = httpx.get(f"{self.url}/health/ready", timeout=5, trust_env=False)
         except httpx.TransportError:
             return False
         health = Health.model_validate_json(answer.content, **TOLERANT)

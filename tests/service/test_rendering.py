@@ -1,11 +1,20 @@
 """Prompts are slices of the whole: in every script, and under chat templates of several shapes."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.rendering import BadConversation, Prompt, Renderer
-from service.schemas import ImagePart, Message, Span, TextPart, user_turn
+from service.schemas import (
+    ImagePart,
+    Message,
+    Span,
+    TextPart,
+    assistant_turn,
+    user_turn,
+)
 from trainer.toy.recipe.tokenizer import CHAT_TEMPLATE, IMAGE, build_tokenizer
 
 PARTS = (
@@ -192,3 +201,23 @@ def test_token_spans_hold_the_characters_of_their_spans(
     outside = TOKENIZER.decode(ids[: span.start]).strip()
     assert len(outside) <= start - first
     assert made.token_spans(answer, [Span(start=end, end=end)]) == []
+
+
+def test_the_template_in_the_docs_writes_what_vicuna_was_trained_with() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    template = text.partition("```jinja\n")[2].partition("```")[0]
+    turns = [
+        Message(role="system", content="A chat."),
+        user_turn("What is this?", 1),
+        assistant_turn("A square. "),
+        user_turn("And now?", 0),
+    ]
+    end = TOKENIZER.eos_token
+    said = (
+        f"A chat. USER: <image>\nWhat is this? ASSISTANT: A square.{end}USER: And now? ASSISTANT:"
+    )
+    made = renderer(template)
+    assert made.render(turns, open_turn=True) == said
+    answer = made.answer(turns, "A circle.")
+    whole = made.tokenize(f"{said} A circle.{end}")[0]
+    assert answer.prompt_token_ids + answer.token_ids == whole

@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ijson
-from ijson import JSONError
-
 from trainer.data.example import InvalidDataset
 from trainer.evaluation.synonyms import IRREGULAR, NO_OBJECTS, SYNONYMS
 
@@ -20,6 +17,8 @@ def annotations(file: Path) -> dict[str, frozenset[str]]:
     A .jsonl file has an object a line, {image, objects: [name, …]}. A .json file is COCO's
     instances: `images`, `annotations` and `categories`, streamed. Raises: InvalidDataset.
     """
+    from ijson import JSONError
+
     try:
         found = _of_lines(file) if file.suffix == ".jsonl" else _of_coco(file)
     except OSError as error:
@@ -54,6 +53,8 @@ def _of_coco(file: Path) -> dict[str, frozenset[str]]:
 
 def _items(file: Path, name: str) -> Iterable[dict[str, Any]]:
     """COCO's files have a few hundred MB: one list at a time, one entry in memory."""
+    import ijson
+
     with file.open("rb") as content:
         yield from ijson.items(content, f"{name}.item")
 

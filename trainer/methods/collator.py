@@ -5,7 +5,6 @@ from itertools import chain
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from service import images
@@ -24,9 +23,6 @@ SAMPLING_VERSIONS = "sampling_versions"
 """Key of a batch: int64 of shape (sides,): the version of the weights that sampled a side; -1: none
 did."""
 
-TOKEN_FIELDS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""What a processor gives for each token; the rest of what it gives is of the pictures."""
-
 
 class RowCollator:
     """Makes a batch of rows of one weight: ids as the policy was asked and as it wrote, pixels by
@@ -34,10 +30,8 @@ class RowCollator:
 
     def __init__(self, inputs: InputProcessor) -> None:
         self._inputs = inputs
-        tokenizer = inputs.processor.tokenizer
         self._image_token_id = inputs.renderer.image_token_id
-        self._image_token: str = tokenizer.convert_ids_to_tokens(self._image_token_id)
-        padding = tokenizer.pad_token_id
+        padding = inputs.processor.tokenizer.pad_token_id
         self._padding: int = 0 if padding is None else padding  # masked, so any id does
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -77,35 +71,15 @@ class RowCollator:
         return ids
 
     def _images(self, rows: Sequence[Row]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
-        """As `_process`, of the chosen sides' images and then the rejected sides'."""
+        """As `process_images`: of the chosen sides, and then of the rejected ones."""
         chosen = [images.decode_rgb(content) for row in rows for content in row.images]
         if any(row.rejected_images is not None for row in rows):
             others = chain.from_iterable(row.rejected_images or row.images for row in rows)
-            return self._process(chosen + [images.decode_rgb(content) for content in others])
-        tokens, pixels = self._process(chosen)  # once, for both
+            return self._inputs.process_images(
+                chosen + [images.decode_rgb(content) for content in others]
+            )
+        tokens, pixels = self._inputs.process_images(chosen)  # once, for both
         return tokens + tokens, {name: torch.cat((v, v)) for name, v in pixels.items()}
-
-    def _process(self, pictures: list[Image]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
-        """The tokens that stand for each image in a sequence; and what the model sees of them all.
-
-        The processor is shown each image beside the placeholder alone: what it makes of that is
-        what stands for the image.
-        """
-        if not pictures:
-            return [], {}
-        processed = self._inputs.processor(
-            text=[self._image_token] * len(pictures),
-            images=[[picture] for picture in pictures],
-            add_special_tokens=False,
-            padding=True,
-            return_tensors="pt",
-            **self._inputs.processor_kwargs,
-        )
-        there = processed["attention_mask"].bool()
-        tokens = [
-            ids[mask].tolist() for ids, mask in zip(processed["input_ids"], there, strict=True)
-        ]
-        return tokens, {k: v for k, v in processed.items() if k not in TOKEN_FIELDS}
 
 
 def _sampling(

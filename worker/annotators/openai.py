@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from service.annotator import AnnotatorUnavailable, CannotJudge, Case, Verdict
+from service.loopback import direct_transport
 from service.schemas import ImagePart
 from worker.annotators import prompt
 from worker.settings import WorkerSettings
@@ -31,11 +32,13 @@ class OpenAIAnnotator:
         self._model = settings.annotator_model
         self._attempts = settings.annotator_attempts
         key = settings.annotator_api_key
+        limits = httpx.Limits(max_connections=settings.annotator_connections)
         self._http = httpx.AsyncClient(
             base_url=self._url or "",
             headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
             timeout=settings.annotator_timeout_s,
-            limits=httpx.Limits(max_connections=settings.annotator_connections),
+            limits=limits,
+            transport=direct_transport(self._url, limits),
         )
 
     async def model(self) -> str:

@@ -2,7 +2,13 @@
 
 from worker.engine.decoded_image import DecodedImage
 from worker.engine.engine import Engine
-from worker.engine.errors import EngineDied, LoadFailed, PromptTooLong, RequestRefused
+from worker.engine.errors import (
+    EngineDied,
+    LoadFailed,
+    NotEnoughMemory,
+    PromptTooLong,
+    RequestRefused,
+)
 from worker.engine.weight_loading import weight_spans
 
 __all__ = [
@@ -10,6 +16,7 @@ __all__ = [
     "Engine",
     "EngineDied",
     "LoadFailed",
+    "NotEnoughMemory",
     "PromptTooLong",
     "RequestRefused",
     "weight_spans",

@@ -18,6 +18,7 @@ from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -25,6 +26,7 @@ from service import model_names, tracing
 from service.checkpoints.input_processor import load_config, load_input_processor
 from service.schemas import ImageView
 from worker.bdhs.corruption import ImageCorruption
+from worker.engine.cpu_memory import take_memory
 from worker.engine.decoded_image import DecodedImage
 from worker.engine.early_stop import StopCheck, add_stop_check, never_stop
 from worker.engine.errors import EngineDied, LoadFailed, PromptTooLong, RequestRefused
@@ -49,6 +51,9 @@ PROCESSOR_CACHE_GIB = 1.0
 """vLLM's `mm_processor_cache_gb`: bound on the processed images that its process keeps, where every
 mask makes another. One serves the sentences of an iteration and no other, so vLLM's default of
 4 GiB would hold what nobody asks for again."""
+
+GPU_MEMORY_UTILIZATION = 0.9
+"""Share of a GPU's memory that vLLM takes, unless a setting says otherwise."""
 
 LORA_RANKS = get_args(MaxLoRARanks)
 """Ranks that vLLM sets memory aside for."""
@@ -84,13 +89,13 @@ class Engine:
             UnsupportedModel: the checkpoint is of another family.
             UnusableCheckpoint, NoChatTemplate: there is none, or it lacks what conversations with
                 images need.
+            NotEnoughMemory: of the machine, on a CPU.
         """
         if not self._config_read:
             await asyncio.to_thread(self.read_config)
         started = time.monotonic()
-        log.info("engine starting", model=self._settings.model)
         # Loading blocks for as long as the weights take; leases are renewed meanwhile.
-        llm = await asyncio.to_thread(AsyncLLM.from_engine_args, self._args())
+        llm = await asyncio.to_thread(self._load)
         try:
             if self._weights is not None:
                 await self._answer(llm, replace_weights(llm, *self._weights))
@@ -107,6 +112,17 @@ class Engine:
         self._last_output = time.monotonic()
         log.info("engine ready", seconds=round(time.monotonic() - started, 1))
 
+    def _load(self) -> AsyncLLM:
+        args = self._args()
+        config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        memory = take_memory(config, self.shapes, self._settings)
+        log.info("engine starting", model=self._settings.model, **memory)
+        return AsyncLLM.from_vllm_config(
+            config,
+            enable_log_requests=args.enable_log_requests,
+            disable_log_stats=args.disable_log_stats,
+        )
+
     def _args(self) -> AsyncEngineArgs:
         s = self._settings
         defaults: dict[str, Any] = {
@@ -117,7 +133,7 @@ class Engine:
             model=self.model,
             dtype=s.dtype,  # type: ignore[arg-type]
             max_num_seqs=s.max_num_seqs,
-            gpu_memory_utilization=s.gpu_memory_utilization,
+            gpu_memory_utilization=s.gpu_memory_utilization or GPU_MEMORY_UTILIZATION,
             tensor_parallel_size=s.tensor_parallel_size,
             enforce_eager=s.enforce_eager,
             enable_lora=True,

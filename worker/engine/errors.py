@@ -9,6 +9,10 @@ class LoadFailed(RuntimeError):
     """Full weights did not go in whole. The engine counts as dead: it may hold half of them."""
 
 
+class NotEnoughMemory(RuntimeError):
+    """What is free does not hold the model. Says how much is needed, and what needs less."""
+
+
 class PromptTooLong(ValueError):
     """The prompt leaves no room for a single new token."""
 

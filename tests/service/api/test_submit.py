@@ -106,7 +106,7 @@ async def test_a_caller_who_waits_gets_the_models_refusal_as_422(
     assert response.headers["Location"] == f"/jobs/{claim.job_id}"
     assert response.json() == {
         "type": "about:blank",
-        "title": "Unprocessable Entity",
+        "title": "Unprocessable Content",
         "status": 422,
         "code": "prompt_too_long",
         "detail": "9 tokens, of 8.",

@@ -1,6 +1,9 @@
 """`prefstream up`: everything starts, answers, and is gone afterwards, however it ends."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import psutil
 import pytest
 
 from tests.processes import alive_after_a_while, wait_until_up
+from tests.proxy import PROXY_VARIABLES
 from tests.servers import free_port
 from tests.worker import checkpoints
 
@@ -33,11 +37,10 @@ class Up:
             ],
             env=os.environ
             | {
-                "VLLM_CPU_KVCACHE_SPACE": "1",
                 "HF_HUB_OFFLINE": "1",
                 "PREFSTREAM_WORKER_ENFORCE_EAGER": "1",
-                "PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION": "0.1",
                 "PREFSTREAM_WORKER_MAX_LORA_RANK": "8",
+                **dict.fromkeys(PROXY_VARIABLES, f"http://127.0.0.1:{free_port()}"),  # of nobody
             },
             stderr=said,
         )
@@ -72,6 +75,7 @@ def test_ctrl_c_stops_all_of_it(up: Up) -> None:
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(90) == 0, up.said.read_text()
     assert up.url in up.said.read_text()
+    assert '"cache_gib": ' in (up.data / "worker.log").read_text()  # of what is free, and no more
     assert alive_after_a_while(family) == []
 
 
@@ -107,7 +111,7 @@ def run_up(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "service", "up", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -131,6 +135,20 @@ def test_a_model_that_is_not_supported_is_named(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert "LlamaForCausalLM" in ended.stderr
     assert "LlavaNextForConditionalGeneration" in ended.stderr
+
+
+def test_a_model_that_the_memory_does_not_hold_is_refused_at_start(
+    model: Path, tmp_path: Path
+) -> None:
+    big = shutil.copytree(model, tmp_path / "big")
+    config = json.loads((big / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 10**9
+    (big / "config.json").write_text(json.dumps(config))
+    ended = run_up("--model", str(big), "--port", str(free_port()), "--data", str(tmp_path / "up"))
+    assert ended.returncode == 2
+    said = " ".join(ended.stderr.split())
+    assert re.search(r"big needs [\d.]+ GiB of memory and [\d.]+ GiB are free", said)
+    assert "PREFSTREAM_WORKER_MAX_MODEL_LEN" in said
 
 
 @pytest.mark.parametrize("command", ["serve", "work"])

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from service.annotator import AnnotatorUnavailable, CannotJudge
+from tests.proxy import proxy_in_environment
 from tests.servers import free_port
 from tests.service.samples import png
 from tests.worker.annotators.test_prompt import case
@@ -129,6 +130,19 @@ async def test_an_endpoint_that_is_not_there_is_away() -> None:
         AnnotatorUnavailable, match=r"chat/completions failed 1 times.*ConnectError"
     ):
         await compare(endpoint(None, annotator_attempts=1))
+
+
+async def test_a_proxy_in_the_environment_carries_what_leaves_the_machine(
+    server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers = [said("Response 1")]
+    with proxy_in_environment(monkeypatch) as proxy:
+        assert await compare(endpoint(server)) == "first"
+        assert proxy.asked == []
+        away = endpoint(None, annotator_url="http://judge.invalid/v1", annotator_attempts=1)
+        with pytest.raises(AnnotatorUnavailable, match="status 502"):
+            await compare(away)
+        assert proxy.asked == ["POST http://judge.invalid/v1/chat/completions"]
 
 
 @pytest.mark.parametrize(
