@@ -44,7 +44,8 @@ TemplateLayout = Literal["jinja", "additional", "processor", "tokenizer", "named
 them by name (`default` and `other`); nowhere."""
 
 VICUNA_TEMPLATE = (
-    "{% for message in messages %}{{ message.role | upper }}: "
+    "{% for message in messages %}"
+    "{% if message.role != 'system' %}{{ message.role | upper }}: {% endif %}"
     "{% for part in message.content if part.type == 'image' %}{{ '<image>\n' }}{% endfor %}"
     "{% for part in message.content if part.type == 'text' %}{{ part.text }} {% endfor %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"

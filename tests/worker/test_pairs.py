@@ -1,5 +1,6 @@
 """The tokens of a pair's sides: as they were sampled, with what ended them and nothing more."""
 
+from service.schemas import IterationTrace, Pair
 from tests.parity.test_parity import CONVERSATIONS, sampled_row
 from worker.engine import Engine
 
@@ -39,3 +40,23 @@ async def test_an_end_is_part_of_a_side(engine: Engine) -> None:
     assert pair.chosen_finish_reason == "stop"
     assert pair.chosen_token_ids == [end]
     assert pair.chosen[0].text == ""
+
+
+def assert_tokens_of_bdhs(engine: Engine, pair: Pair, last: IterationTrace) -> None:
+    """`last`: the iteration that was taken."""
+    renderer = engine.inputs.renderer
+    assert pair.input_digest == engine.inputs.digest
+    assert pair.chosen_token_ids is None  # nobody wrote it here
+    assert pair.rejected_finish_reason == last.sentences[-1].finish_reason
+    ids, spans = pair.rejected_token_ids, pair.rejected_token_spans
+    assert ids is not None
+    assert (ids[-1] in renderer.end_token_ids) == (pair.rejected_finish_reason != "length")
+    if last.guided:
+        assert spans is not None
+        assert renderer.tokenizer.decode(ids, skip_special_tokens=True) == last.text
+        for characters, tokens in zip(pair.rejected_spans, spans, strict=True):
+            written = renderer.tokenizer.decode(ids[tokens.start : tokens.end])
+            assert last.text[characters.start : characters.end].strip() in written
+    else:
+        assert spans is None
+        assert ids == last.sentences[0].completion_token_ids

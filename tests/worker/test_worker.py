@@ -35,6 +35,7 @@ from tests.service.http import served
 from tests.waiting import until
 from tests.worker.adapters import make_adapter
 from tests.worker.full_checkpoints import make_full
+from tests.worker.test_pairs import assert_tokens_of_bdhs
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.main import Worker
@@ -109,22 +110,7 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
     last = trace.iterations[-1]
     assert pair.rejected[0].parts[0].text == last.text
     assert pair.similarity == pytest.approx(last.similarity)
-    renderer = engine.inputs.renderer
-    assert pair.input_digest == engine.inputs.digest
-    assert pair.chosen_token_ids is None  # nobody wrote it here
-    assert pair.rejected_finish_reason == last.sentences[-1].finish_reason
-    ids, spans = pair.rejected_token_ids, pair.rejected_token_spans
-    assert ids is not None
-    assert (ids[-1] in renderer.end_token_ids) == (pair.rejected_finish_reason != "length")
-    if last.guided:
-        assert spans is not None
-        assert renderer.tokenizer.decode(ids, skip_special_tokens=True) == last.text
-        for characters, tokens in zip(pair.rejected_spans, spans, strict=True):
-            written = renderer.tokenizer.decode(ids[tokens.start : tokens.end])
-            assert last.text[characters.start : characters.end].strip() in written
-    else:
-        assert spans is None
-        assert ids == last.sentences[0].completion_token_ids
+    assert_tokens_of_bdhs(engine, pair, last)
     for sentence in last.sentences:
         assert sentence.thrown_away == (sentence.finish_reason == "sentence")
         assert sentence.prompt_token_ids is not None
