@@ -75,6 +75,7 @@ def load_input_processor(
     config = load_config(model, trust_remote_code=trust_remote_code)
     name = model_names.resolve_model(model)
     processor = _load_processor(model, name, trust_remote_code)
+    _complete(processor, config)
     template = find_chat_template(processor, settings.chat_template)
     return InputProcessor(
         processor=processor,
@@ -145,6 +146,19 @@ def _load_processor(model: str, name: str, trust_remote_code: bool) -> Any:
             "token ends."
         )
     return processor
+
+
+def _complete(processor: Any, config: Any) -> None:
+    """Sets what older folders' processor_config.json lack, or lack with the whole file: without it,
+    LLaVA's processors write another number of image tokens than the model makes, or none."""
+    if not hasattr(processor, "num_additional_image_tokens"):
+        return
+    if processor.patch_size is None:
+        processor.patch_size = config.vision_config.patch_size
+    if processor.vision_feature_select_strategy is None:
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    if config.vision_config.model_type == "clip_vision_model":  # it makes one of the whole image
+        processor.num_additional_image_tokens = 1
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from service.checkpoints.input_processor import UnusableCheckpoint, load_input_processor
 from service.checkpoints.settings import InputSettings
@@ -38,6 +39,25 @@ def test_every_end_of_the_generation_config_is_one(tmp_path: Path) -> None:
     assert load(folder).renderer.end_token_ids == {2, 450}
     (folder / "generation_config.json").unlink()
     assert load(folder).renderer.end_token_ids == {2}
+
+
+@pytest.mark.parametrize("make", [hub_checkpoints.llava_15, hub_checkpoints.llava_16_mistral])
+def test_a_folder_of_before_there_was_a_processor_config(
+    tmp_path: Path, make: Callable[..., Path]
+) -> None:
+    """It comes to what it is today, and neither to no number of image tokens nor to a wrong one."""
+    today = load(make(tmp_path / "today", weights=False))
+    folder = make(tmp_path / "older", weights=False)
+    (folder / "processor_config.json").unlink()
+    older = load(folder)
+    assert older.digest == today.digest
+    picture = Image.new("RGB", (90, 40), "red")
+    [ours, theirs] = [
+        inputs.processor(text="<image>", images=picture)["input_ids"][0].count(IMAGE)
+        for inputs in (older, today)
+    ]
+    assert ours == theirs
+    assert ours >= 16
 
 
 def test_the_digest_does_not_tell_where_the_template_is(tmp_path: Path) -> None:

@@ -106,9 +106,9 @@ def test_published_folders(checkpoint: Path) -> None:
     }
     assert found == {
         checkpoint.name: {
-            "llava_15": ("the processor's", False, ["F16"]),
-            "llava_16_vicuna": ("the processor's", True, ["BF16"]),
-            "llava_16_mistral": ("the tokenizer's, named 'default' of 2", False, ["F32"]),
+            "llava_15": ("chat_template.json", False, ["F16"]),
+            "llava_16_vicuna": ("chat_template.jinja", True, ["BF16"]),
+            "llava_16_mistral": ("tokenizer_config.json, named 'default' of 2", False, ["F32"]),
         }[checkpoint.name]
     }
     # Mistral's template ends every answer, Vicuna's none.
@@ -202,13 +202,13 @@ PROBLEMS: dict[str, tuple[str, Change, str, str]] = {
     "no tokenizer": (
         "llava_15",
         remove("tokenizer.json", "tokenizer.model"),
-        "processor_unreadable",
+        "unusable",
         "tokenizer.json",
     ),
     "no image processor": (
         "llava_15",
         remove("preprocessor_config.json"),
-        "processor_unreadable",
+        "unusable",
         "preprocessor_config.json",
     ),
     "another tokenizer": (
@@ -273,17 +273,17 @@ PROBLEMS: dict[str, tuple[str, Change, str, str]] = {
         "weights_unreadable",
         "model.safetensors",
     ),
-    "an older processor": (
+    "patches of another size": (
         "llava_15",
-        edit("processor_config.json", num_additional_image_tokens=None),
+        edit("processor_config.json", patch_size=28),
         "image_tokens_wrong",
-        "15 image tokens, but the model makes 16",
+        "4 image tokens, but the model makes 16",
     ),
-    "an even older one": (
+    "patches of no size": (
         "llava_15",
-        edit("processor_config.json", patch_size=None),
+        edit("processor_config.json", patch_size=0),
         "picture_refused",
-        "`patch_size`",
+        "zero",
     ),
 }
 """Which folder, what is done to it, the problem, and a word that it must have."""

@@ -87,7 +87,7 @@ def test_the_report_for_people() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 100
     for words in (
         "LlavaNextForConditionalGeneration  proven",
-        "the processor's",
+        "chat_template.jinja",
         "336x336: 36",
         "asked    <s> USER : <image> ↵ What",
         "▁top ▁left . </s>",
