@@ -21,6 +21,10 @@ class BadConversation(ValueError):
     """The conversation, or an answer to it, cannot be rendered for this checkpoint."""
 
 
+Offset = tuple[int, int]
+"""Index of the first character, and that after the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A conversation's answer in token ids, as it is scored and trained on."""
@@ -39,8 +43,12 @@ class _Rendered:
     start: int
     """Character of `text` at which the answer starts, as it was given."""
     token_ids: list[int]
-    token_ends: list[int]
-    """Character of `text` at which each token ends."""
+    offsets: list[Offset]
+    """Characters of `text` that each token stands for."""
+
+    @property
+    def token_ends(self) -> list[int]:
+        return [end for _, end in self.offsets]
 
 
 class Renderer:
@@ -67,7 +75,9 @@ class Renderer:
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         own = tokenizer.eos_token_id
-        self.end_token_ids = frozenset({*end_token_ids, *([] if own is None else [own])})
+        self.end_token_ids: frozenset[int] = frozenset(
+            {*end_token_ids, *([] if own is None else [own])}
+        )
         self._template = template
         self._template_kwargs = dict(template_kwargs or {})
 
@@ -122,8 +132,8 @@ class Renderer:
         except Exception as error:  # templates raise what they like
             raise BadConversation(f"the model's chat template refuses it: {error}") from error
 
-    def tokenize(self, text: str) -> tuple[list[int], list[int]]:
-        """Token ids of a rendered text, and the character at which each token ends."""
+    def tokenize(self, text: str) -> tuple[list[int], list[Offset]]:
+        """Token ids of a rendered text, and the characters that each stands for."""
         bos = self.tokenizer.bos_token
         encoded = self.tokenizer(
             text,
@@ -132,11 +142,10 @@ class Renderer:
             add_special_tokens=bos is None or not text.startswith(bos),
             return_offsets_mapping=True,
         )
-        ids = list(encoded["input_ids"])
-        ends = [end for _, end in encoded["offset_mapping"]]
-        if ids and ids[-1] in self.end_token_ids and ends[-1] == 0:
-            del ids[-1], ends[-1]  # some tokenizers end every text so; the turn may be open
-        return ids, ends
+        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        if ids and ids[-1] in self.end_token_ids and offsets[-1] == (0, 0):
+            del ids[-1], offsets[-1]  # some tokenizers end every text so; the turn may be open
+        return ids, offsets
 
 
 class Prompt:
@@ -177,8 +186,8 @@ class Prompt:
                 # thought, say. What the policy is asked counts.
                 text = self._opening + text[start:]
                 start = len(self._opening)
-            ids, ends = self._renderer.tokenize(text)
-            self._answers[answer] = _Rendered(text, start - answer.index(body), ids, ends)
+            tokens = self._renderer.tokenize(text)
+            self._answers[answer] = _Rendered(text, start - answer.index(body), *tokens)
         return self._answers[answer]
 
     def token_ends(self, answer: str) -> set[int]:
@@ -190,23 +199,24 @@ class Prompt:
         """Ids of the conversation and the first `cut` characters of the answer to it."""
         return self.token_ids if cut == 0 else self._tokens_up_to(answer, cut)[0]
 
-    def _tokens_up_to(self, answer: str, cut: int) -> tuple[list[int], list[int]]:
-        """Those ids, and the character of the rendered text at which each ends."""
+    def _tokens_up_to(self, answer: str, cut: int) -> tuple[list[int], list[Offset]]:
+        """Those ids, and the characters of the rendered text that each stands for."""
         whole = self._rendered(answer)
         end = whole.start + cut
-        if end not in whole.token_ends:  # it goes through a token: no slice of the whole ends there
+        ends = whole.token_ends
+        if end not in ends:  # it goes through a token: no slice of the whole ends there
             return self._renderer.tokenize(whole.text[:end])
-        count = max(i for i, token_end in enumerate(whole.token_ends) if token_end <= end) + 1
-        return whole.token_ids[:count], whole.token_ends[:count]
+        count = max(i for i, token_end in enumerate(ends) if token_end <= end) + 1
+        return whole.token_ids[:count], whole.offsets[:count]
 
-    def _tokens_with(self, answer: str) -> tuple[list[int], list[int], int]:
-        """Ids of the conversation and the whole answer, without what closes the turn; where each
-        ends; and how many of them stand before the answer.
+    def _tokens_with(self, answer: str) -> tuple[list[int], list[Offset], int]:
+        """Ids of the conversation and the whole answer, without what closes the turn; what each
+        stands for; and how many of them stand before the answer.
 
         A first token that takes in the end of what opens the turn is of the answer.
         """
-        ids, ends = self._tokens_up_to(answer, len(answer.rstrip()))
-        return ids, ends, len(commonprefix([ids, self.token_ids]))  # noqa: RUF071  of ids it is
+        ids, offsets = self._tokens_up_to(answer, len(answer.rstrip()))
+        return ids, offsets, len(commonprefix([ids, self.token_ids]))  # noqa: RUF071  of ids it is
 
     def token_ids_with(self, answer: str) -> tuple[list[int], int]:
         """Ids of the conversation and the whole answer to it, without what closes the turn; and
@@ -241,19 +251,11 @@ class Prompt:
         """Which of `answer(text).token_ids` hold characters of each span of the text; one that
         holds none is left out."""
         start = self._rendered(answer).start
-        _, ends, before = self._tokens_with(answer)
-        begins = [end - start for end in [0, *ends[:-1]]][before:]
-        ends = [end - start for end in ends][before:]
-        found = [
-            [
-                i
-                for i, (b, e) in enumerate(zip(begins, ends, strict=True))
-                if b < s.end and e > s.start
-            ]
-            for s in spans
+        _, offsets, before = self._tokens_with(answer)
+        tokens = [(begin - start, end - start) for begin, end in offsets[before:]]
+        within = [
+            [i for i, (begin, end) in enumerate(tokens) if begin < span.end and end > span.start]
+            for span in spans
+            if span.start < span.end
         ]
-        return [Span(start=within[0], end=within[-1] + 1) for within in found if within]
-
-    def without_images(self, token_ids: Sequence[int]) -> list[int]:
-        """The ids less the image placeholders: what an empty mask leaves."""
-        return [token for token in token_ids if token != self._renderer.image_token_id]
+        return [Span(start=those[0], end=those[-1] + 1) for those in within if those]

@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+NAMESPACE = r"^[a-z0-9_-]{1,32}$"
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PREFSTREAM_", extra="ignore")
@@ -15,8 +17,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     """Redis or Valkey, such as `redis://127.0.0.1:6379/0`. Needed by `serve` and `work`. A secret,
     because it may hold a password."""
-    namespace: str = Field(default="prefstream", pattern=r"^[a-z0-9_-]{1,32}$")
-    """Prefix of all keys, so that several deployments can share one server."""
+    namespace: str = Field(default="prefstream", pattern=NAMESPACE)
+    """Prefix of all keys, so that several deployments can share one server. Each serves one model:
+    workers of another one do not start."""
     api_key: SecretStr | None = None
     """If set, every request but the health checks needs `Authorization: Bearer <key>`."""
 

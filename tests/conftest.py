@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 import pytest_asyncio
 import structlog
@@ -15,6 +16,10 @@ from service.broker import Broker
 from service.settings import Settings
 from tests.servers import Server, flavours
 from tests.service.leaks import find_leaks
+
+# Machines may be busy; no test asserts a time.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,10 @@ import typer
 from pydantic import ValidationError
 
 from service import logs
+from service.checkpoints.chat_template import NoChatTemplate
+from service.checkpoints.input_processor import UnusableCheckpoint
 from service.client import PrefstreamError
-from service.commands.console import fail
+from service.commands.console import ChatTemplate, Namespace, check_namespace, fail
 from trainer.settings import InvalidSettings, read_settings
 
 
@@ -41,6 +43,8 @@ def train(
     train: Annotated[
         str | None, typer.Option(help="`lora`: an adapter, or `full`: the weights themselves.")
     ] = None,
+    namespace: Namespace = None,
+    chat_template: ChatTemplate = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps in all.", min=1)] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file with any of trainer/settings.py.")
@@ -60,6 +64,8 @@ def train(
         "data": data,
         "loss": loss,
         "train": train,
+        "namespace": namespace,
+        "chat_template": chat_template,
         "steps": steps,
     }
     try:
@@ -69,6 +75,7 @@ def train(
         fail("Bad trainer settings.\n" + "\n".join(lines))
     except (OSError, tomllib.TOMLDecodeError) as error:
         fail(f"Cannot read {config}: {error}")
+    check_namespace(settings.url, namespace)
     logs.configure()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -78,7 +85,13 @@ def train(
         fail(f"The trainer is not installed ({error}). Install prefstream[trainer].")
     try:
         run_training(settings, _stop_on_signals())
-    except (InvalidSettings, UnservableWeights, PrefstreamError) as error:
+    except (
+        InvalidSettings,
+        NoChatTemplate,
+        PrefstreamError,
+        UnservableWeights,
+        UnusableCheckpoint,
+    ) as error:
         fail(str(error))
 
 

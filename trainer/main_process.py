@@ -3,22 +3,25 @@
 import shutil
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
+from service.checkpoints.input_processor import InputProcessor
 from service.client import Client
+from service.schemas import InputDigest
 from trainer.callbacks.metrics import serve_metrics
 from trainer.data import InvalidDataset, InvalidRow
 from trainer.settings import InvalidSettings, TrainerSettings
 from trainer.stream.dataset import PairDataset
+from trainer.stream.inputs import check_digest
 from trainer.stream.journal import Journal
 from trainer.stream.ledger import Ledger
 from trainer.stream.mixing import AveragedRows, MixedRows
 from trainer.stream.offline import OfflineRows
 from trainer.stream.online import OnlineRows
 from trainer.stream.rows import RowSource
-from trainer.waiting import Waiter
+from trainer.waiting import Stopped, Waiter
 from trainer.weights.checkpoint import CheckpointRecord
 from trainer.weights.publish import PUBLISHING_PREFIX, Publisher
 
@@ -38,11 +41,14 @@ class MainProcess:
 
 @contextmanager
 def open_main_process(
-    settings: TrainerSettings, record: CheckpointRecord | None, stop: threading.Event
+    settings: TrainerSettings,
+    record: CheckpointRecord | None,
+    stop: threading.Event,
+    inputs: InputProcessor,
 ) -> Generator[MainProcess]:
     """In rank 0. Afterwards, what is in no checkpoint is handed back to the service.
 
-    `record`: of the checkpoint that is resumed. Raises: InvalidSettings.
+    `record`: of the checkpoint that is resumed. Raises: InvalidSettings, DifferentInputs.
     """
     settings.output.mkdir(parents=True, exist_ok=True)
     for left_over in settings.output.glob(f"{PUBLISHING_PREFIX}*"):
@@ -61,6 +67,7 @@ def open_main_process(
             client,
             ledger,
             Waiter(stop),
+            inputs,
             run=settings.run,
             group=settings.group,
             lease_s=settings.lease_s,
@@ -75,6 +82,7 @@ def open_main_process(
             wait=settings.publish_wait,
             wait_s=settings.publish_wait_s,
         )
+        _check_workers(client, Waiter(stop), inputs.digest)
         journal = Journal(settings.output, record.step if record else 0)
         try:
             yield MainProcess(
@@ -82,6 +90,16 @@ def open_main_process(
             )
         finally:
             ledger.close()
+
+
+def _check_workers(client: Client, waiter: Waiter, digest: InputDigest) -> None:
+    """Before anything is loaded: each pair that comes is checked, but that may be much later.
+
+    Raises: DifferentInputs.
+    """
+    with suppress(Stopped):
+        for worker in waiter.retry(client.weights).workers:
+            check_digest(digest, worker.input_digest, f"Worker {worker.id} makes pairs")
 
 
 def _row_source(settings: TrainerSettings, online: OnlineRows, start: int) -> RowSource:

@@ -15,6 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from service.checkpoints.settings import InputSettings
 from service.schemas import GroupName, RunName
 
 Loss = Literal["dpo", "ipo", "slic", "sft"]
@@ -40,7 +41,7 @@ class InvalidSettings(ValueError):
     """The settings do not go together, with each other or with the checkpoints that are there."""
 
 
-class TrainerSettings(BaseSettings):
+class TrainerSettings(InputSettings):
     model_config = SettingsConfigDict(env_prefix="PREFSTREAM_TRAINER_", extra="forbid")
 
     url: str = Field(default="http://127.0.0.1:8000", pattern=r"^(https?|rediss?|unix)://")

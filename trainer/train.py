@@ -16,13 +16,13 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback
 
+from service.checkpoints.input_processor import load_input_processor
 from trainer.callbacks.checkpointing import CheckpointCallback
 from trainer.callbacks.metrics import MetricsCallback
 from trainer.callbacks.progress import progress_callback
 from trainer.callbacks.publishing import PublishCallback
 from trainer.main_process import open_main_process
 from trainer.methods.build import build_trainer
-from trainer.methods.collator import RowCollator
 from trainer.settings import InvalidSettings, TrainerSettings
 from trainer.stream import journal
 from trainer.stream.data_loader import PairDataLoader
@@ -50,7 +50,8 @@ def train(settings: TrainerSettings, stop: threading.Event) -> TrainingResult:
 
     Resumes from the newest complete checkpoint in `settings.output`, if there is one.
 
-    Raises: InvalidSettings, UnservableWeights; and whatever is no matter of waiting.
+    Raises: InvalidSettings, UnservableWeights, UnusableCheckpoint, NoChatTemplate; and whatever is
+    no matter of waiting.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
     resumed = _checkpoint_to_resume(settings, state)
@@ -63,7 +64,8 @@ def train(settings: TrainerSettings, stop: threading.Event) -> TrainingResult:
         else:
             log.info("starting anew", model=settings.model, output=str(settings.output))
     version = record.version if record else 0
-    in_main_process = open_main_process(settings, record, stop)
+    inputs = load_input_processor(settings.model, settings)
+    in_main_process = open_main_process(settings, record, stop, inputs)
     with in_main_process if state.is_main_process else nullcontext() as main:
         if start >= settings.steps:
             log.info("nothing to do: all steps were taken", steps=settings.steps)
@@ -77,14 +79,14 @@ def train(settings: TrainerSettings, stop: threading.Event) -> TrainingResult:
             rank=state.process_index,
             processes=state.num_processes,
         )
-        trainer = build_trainer(settings, data_loader, state.num_processes, resumed)
+        trainer = build_trainer(settings, data_loader, inputs, state.num_processes, resumed)
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(progress_callback())
         trainer.add_callback(MetricsCallback())
         # In this order: a step's pairs are noted before what was learnt from them is published.
         trainer.add_callback(CheckpointCallback(settings, trainer, data_loader, main))
         trainer.add_callback(PublishCallback(settings, trainer, main))
-        data_loader.start(RowCollator(trainer.data_collator))
+        data_loader.start(trainer.data_collator)
         try:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         finally:

@@ -10,7 +10,9 @@ import typer
 from pydantic import ValidationError
 
 from service import logs, tracing
-from service.commands.console import fail, read_settings
+from service.checkpoints.chat_template import NoChatTemplate
+from service.checkpoints.input_processor import UnusableCheckpoint
+from service.commands.console import ChatTemplate, Namespace, fail, read_settings
 
 
 def work(
@@ -20,16 +22,23 @@ def work(
     embedder: Annotated[
         str | None, typer.Option(help="A sentence-transformers model, or `embedded`.")
     ] = None,
+    chat_template: ChatTemplate = None,
     slots: Annotated[int | None, typer.Option(help="Jobs at once, at most.", min=1)] = None,
+    namespace: Namespace = None,
 ) -> None:
     """Run jobs on a vLLM engine. Needs PREFSTREAM_REDIS_URL.
 
     More settings: PREFSTREAM_WORKER_<NAME>, see worker/settings.py.
     """
-    service_settings = read_settings()
+    service_settings = read_settings(namespace)
     from worker.settings import WorkerSettings
 
-    given = {"model": model, "embedder": embedder, "slots": slots}
+    given = {
+        "model": model,
+        "embedder": embedder,
+        "chat_template": chat_template,
+        "slots": slots,
+    }
     try:
         settings = WorkerSettings(**{k: v for k, v in given.items() if v is not None})
     except ValidationError as error:
@@ -50,11 +59,18 @@ def work(
             f"The engine is not installed ({error}). Install prefstream[worker] on a GPU, or "
             "prefstream[worker-cpu] on a CPU."
         )
+    from service.broker import ModelConflict
     from worker.engine import NotEnoughMemory
     from worker.main import run_worker
     from worker.plugin.families import UnsupportedModel
 
     try:
         asyncio.run(run_worker(settings, service_settings, (signal.SIGINT, signal.SIGTERM)))
-    except (UnsupportedModel, NotEnoughMemory) as error:
+    except (
+        UnsupportedModel,
+        UnusableCheckpoint,
+        NoChatTemplate,
+        ModelConflict,
+        NotEnoughMemory,
+    ) as error:
         fail(str(error))

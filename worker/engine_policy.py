@@ -58,12 +58,12 @@ class EnginePolicy:
         self._image = image
         self._first_prefill: tuple[ImageCorruption, asyncio.Event] | None = None
         """The iteration's corruption, and whether vLLM has computed the first prompt under it."""
-        self._prompt = engine.inputs.renderer.prompt(request.conversation)
+        self.prompt = engine.inputs.renderer.prompt(request.conversation)
         self.image_tokens = engine.image_tokens(image)
         self.image_views: list[ImageView] = engine.image_views(image)
 
     def token_ends(self, answer: str) -> set[int]:
-        return self._prompt.token_ends(answer)
+        return self.prompt.token_ends(answer)
 
     async def complete(
         self,
@@ -81,7 +81,7 @@ class EnginePolicy:
                 return sentence_end is not None and sentence_end(text) is not None
 
             output = await self._generate(
-                self._prompt.token_ids_up_to(answer, cut),
+                self.prompt.token_ids_up_to(answer, cut),
                 corruption,
                 sampling_params(self._request, seed=seed),
                 stop_check,
@@ -99,7 +99,7 @@ class EnginePolicy:
 
     async def predict(self, answer: str, *, corruption: ImageCorruption) -> Completion:
         """One prefill: vLLM states the likeliest token at every place of the prompt."""
-        token_ids, before = self._prompt.token_ids_with(answer)
+        token_ids, before = self.prompt.token_ids_with(answer)
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
         output = await self._generate(token_ids, corruption, params)
         prompt_token_ids = list(output.prompt_token_ids or ())
@@ -111,7 +111,7 @@ class EnginePolicy:
         version = weight_spans(output.outputs[0], self._lora)[0].version
         return Completion(
             text=self._engine.inputs.processor.tokenizer.decode(ids, skip_special_tokens=True),
-            finish_reason="length",
+            finish_reason="stop",  # where the reference ends
             prompt_token_ids=prompt_token_ids,
             token_ids=ids,
             weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
@@ -137,11 +137,13 @@ class EnginePolicy:
         params: SamplingParams,
         stop_check: StopCheck = never_stop,
     ) -> RequestOutput:
-        images = [self._image]
-        if not corruption.kept:  # nothing to see: the prompt without the image
-            token_ids, images = self._prompt.without_images(token_ids), []
         return await self._engine.generate(
-            token_ids, params, images, corruption=corruption, lora=self._lora, stop_check=stop_check
+            token_ids,
+            params,
+            [self._image],
+            corruption=corruption,
+            lora=self._lora,
+            stop_check=stop_check,
         )
 
 

@@ -4,8 +4,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import Literal
 
 import structlog
 from vllm import SamplingParams
@@ -22,14 +20,11 @@ from service.schemas import (
     BdhsTrace,
     JobError,
     Message,
-    Pair,
     Response,
     Result,
     SampleRequest,
     SampleResult,
-    Span,
     TokenLogprob,
-    assistant_turn,
 )
 from worker.annotators.ranking import rank_responses
 from worker.annotators.registry import AnnotatorRegistry
@@ -37,6 +32,7 @@ from worker.bdhs.algorithm import generate_rejected
 from worker.embedder import Embedder
 from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
 from worker.engine_policy import EnginePolicy, sampling_params
+from worker.pairs import bdhs_pair, ranked_pairs
 from worker.weights.versions import VersionGone, WeightVersions
 
 
@@ -124,13 +120,17 @@ class Handlers:
             seed=seed,
             n=request.n,
             stop=request.stop,
-            logprobs=request.logprobs,
+            logprobs=_logprobs(request),
         )
         written = await self._generate(request.conversation, params, images, lora)
-        result = SampleResult(responses=[_response(w, lora) for w in written], seed=seed)
+        responses = [_response(w, lora, request.logprobs) for w in written]
+        result = SampleResult(responses=responses, seed=seed)
         if request.annotator is not None:
             result.annotation = await self._annotate(request, result, images, lora)
-            result.pairs = _ranked_pairs(claim, request, result)
+            inputs = self._engine.inputs
+            result.pairs = ranked_pairs(
+                claim, request, result, written, inputs.processor.tokenizer, inputs.digest
+            )
         return result
 
     async def _generate(
@@ -184,63 +184,12 @@ class Handlers:
         seed = _given_or_random_seed(request.seed)
         policy = EnginePolicy(self._engine, request, image, lora=lora)
         rejected = await generate_rejected(request, seed, policy, self._embedder.similarity)
-        pair = Pair(
-            prompt=request.conversation,
-            images=[image.ref],
-            chosen=[assistant_turn(request.reference)],
-            rejected=[assistant_turn(rejected.text)],
-            pair_id=claim.job_id,
-            run=request.run,
-            method=_pair_method(request),
-            chosen_version=None,
-            rejected_version=rejected.oldest_version,
-            rejected_spans=rejected.spans,
-            similarity=rejected.similarity,
-            iterations=len(rejected.trace.iterations),
-            seed=seed,
-            settings=request.settings,
-            created_at=datetime.now(UTC),
-            metadata=request.metadata,
-        )
+        pair = bdhs_pair(claim, request, seed, rejected, policy.prompt, self._engine.inputs.digest)
         return BdhsResult(pairs=[pair], trace=_trim_trace(rejected.trace, request.trace))
-
-
-def _ranked_pairs(claim: Claim, request: SampleRequest, result: SampleResult) -> list[Pair]:
-    """What the annotation came to."""
-    annotation = result.annotation
-    if annotation is None or annotation.chosen is None or annotation.rejected is None:
-        return []
-    chosen, rejected = (result.responses[i] for i in (annotation.chosen, annotation.rejected))
-    pair = Pair(
-        prompt=request.conversation,
-        images=request.images,
-        chosen=[assistant_turn(chosen.text)],
-        rejected=[assistant_turn(rejected.text)],
-        pair_id=claim.job_id,
-        run=request.run,
-        method="online",
-        chosen_version=chosen.oldest_version,
-        rejected_version=rejected.oldest_version,
-        rejected_spans=[Span(start=0, end=len(rejected.text))],
-        similarity=None,
-        iterations=None,
-        seed=result.seed,
-        settings=request.settings,
-        created_at=datetime.now(UTC),
-        metadata=request.metadata,
-    )
-    return [pair]
 
 
 def _job_failed(code: str, error: Exception, **details: int) -> JobFailed:
     return JobFailed(JobError(code=code, message=str(error), details=dict(details)))
-
-
-def _pair_method(request: BdhsRequest) -> Literal["bdhs-attention", "bdhs-noise", "povid-token"]:
-    """The pair's method; with both corruptions, the one that hides tokens names it."""
-    if request.guidance == "token":
-        return "povid-token"
-    return "bdhs-attention" if request.hides_tokens else "bdhs-noise"
 
 
 def _given_or_random_seed(asked: int | None) -> int:
@@ -259,10 +208,18 @@ def _trim_trace(trace: BdhsTrace, how_much: str) -> BdhsTrace | None:
     return trace
 
 
-def _response(written: CompletionOutput, lora: LoRARequest | None) -> Response:
+def _logprobs(request: SampleRequest) -> int | None:
+    """Alternatives whose log-probability vLLM is asked for; 0: those of the sampled tokens alone,
+    which pairs carry."""
+    return 0 if request.logprobs is None and request.annotator is not None else request.logprobs
+
+
+def _response(
+    written: CompletionOutput, lora: LoRARequest | None, asked_logprobs: int | None
+) -> Response:
     ids = list(written.token_ids)
     logprobs = None
-    if written.logprobs is not None:
+    if asked_logprobs is not None and written.logprobs is not None:
         logprobs = [
             sorted(
                 (

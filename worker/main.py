@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import structlog
 
-from service import tracing
+from service import model_names, tracing
 from service.annotator import AnnotatorUnavailable
 from service.broker import KINDS, UNAVAILABLE, Broker, Claim, wait_within
 from service.schemas import JobError, WeightVersion, WorkerInfo
@@ -103,13 +103,28 @@ class Worker:
         return None
 
     async def run(self) -> None:
-        """Work until `stop`. The engine must have been started."""
+        """Work until `stop`. The engine must have been started.
+
+        Raises: ModelConflict.
+        """
+        try:
+            await self._begin()
+            await self._work()
+        finally:
+            await self._annotators.close()
+            self.versions.close()
+
+    async def _begin(self) -> None:
         # Before the first job: a worker that comes late must not begin with old weights.
         newest = await self._reach(self._broker.weights.newest)
         if newest is not None:
             await self._adopt(newest, time.monotonic())
+        # Before the first claim: the jobs of a namespace are for its own model.
+        await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
         self._ready = True
         log.info("worker ready", worker=self.id, slots=self._settings.slots)
+
+    async def _work(self) -> None:
         loops = [
             asyncio.create_task(loop, name=loop.__name__)
             for loop in (
@@ -129,8 +144,6 @@ class Worker:
             for task in [*loops, stopping]:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            await self._annotators.close()
-            self.versions.close()
         for task in done - {stopping}:
             task.result()  # a loop ends only by an error that nobody expected
 
@@ -233,13 +246,14 @@ class Worker:
     def _info(self) -> WorkerInfo:
         return WorkerInfo(
             id=self.id,
-            model=self._settings.model,
+            model=model_names.absolute_model(self._settings.model),
             weight_version=self.versions.current,
             slots=self._settings.slots,
             running=self.running,
             engine_ready=self._engine.alive,
             heartbeat_at=datetime.now(UTC),
             kinds=list(KINDS),
+            input_digest=self._engine.inputs.digest,
         )
 
     # --- one job ---
@@ -329,7 +343,10 @@ class Worker:
 async def run_worker(
     settings: WorkerSettings, service_settings: Settings, stop_on: Sequence[signal.Signals]
 ) -> None:
-    """A worker from start to end, which the first of the given signals brings about."""
+    """A worker from start to end, which the first of the given signals brings about.
+
+    Raises: ModelConflict; what `Engine.start` raises.
+    """
     loop = asyncio.get_running_loop()
     worker: Worker | None = None
 
@@ -341,7 +358,7 @@ async def run_worker(
         serve_monitoring(settings.metrics_host, settings.metrics_port, not_ready_reason),
     ):
         engine = Engine(settings)
-        starting = asyncio.create_task(_start(engine, settings))
+        starting = asyncio.create_task(_start(broker, engine, settings))
         for number in stop_on:
             loop.add_signal_handler(number, starting.cancel)
         try:
@@ -356,7 +373,13 @@ async def run_worker(
             engine.stop()
 
 
-async def _start(engine: Engine, settings: WorkerSettings) -> Embedder:
+async def _start(broker: Broker, engine: Engine, settings: WorkerSettings) -> Embedder:
+    await asyncio.to_thread(engine.read_config)
+    # Loading may take minutes; the first heartbeat checks this again.
+    try:
+        await broker.workers.check(model_names.absolute_model(settings.model), engine.inputs.digest)
+    except UNAVAILABLE as error:
+        log.warning("redis is away", reason=str(error))
     embedder = await asyncio.to_thread(Embedder, settings.embedder)
     await engine.start()
     return embedder

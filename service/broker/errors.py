@@ -1,8 +1,12 @@
 """What the broker refuses, and why. The API turns each into an answer; workers see a few."""
 
+import math
+
 from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.schemas import InputDigest, WorkerInfo
 
 
 class ServerRefuses(RedisConnectionError):
@@ -133,6 +137,35 @@ class VersionNotNewer(BrokerError):
             f"Versions only grow: announce {newest + 1} or above."
         )
         self.newest = newest
+
+
+class ModelConflict(BrokerError):
+    """For a worker: others of its namespace serve another model, or prepare its inputs in another
+    way."""
+
+    code = "model_conflict"
+
+    def __init__(
+        self,
+        namespace: str,
+        model: str,
+        input_digest: InputDigest | None,
+        other: WorkerInfo,
+        other_ttl_s: float,
+    ) -> None:
+        """`other_ttl_s`: seconds after which the other worker is forgotten if it is dead."""
+        differs = ["model"] * (model != other.model)
+        if input_digest is not None and other.input_digest is not None:
+            differs += input_digest.differences(other.input_digest)
+        super().__init__(
+            f"This worker is for {model}, and worker {other.id} of the namespace {namespace!r} "
+            f"serves {other.model}. One namespace serves one model, with one way to make its "
+            f"inputs; these differ in: {', '.join(differs)}. Give this worker the same --model "
+            "(the same files), --chat-template, PREFSTREAM_WORKER_CHAT_TEMPLATE_KWARGS and "
+            "PREFSTREAM_WORKER_MM_PROCESSOR_KWARGS, or a namespace of its own with --namespace. To "
+            "change a namespace's model, stop its workers first; if that one was killed, it is "
+            f"forgotten in {max(1, math.ceil(other_ttl_s))} s."
+        )
 
 
 class NotDurable(BrokerError):

@@ -38,9 +38,10 @@ LABELS = ("image_processor_type", "processor_class", "_processor_class", "auto_m
 
 def _processor_state(processor: Any) -> dict[str, Any]:
     pictures: dict[str, Any] = processor.image_processor.to_dict()
+    attributes: dict[str, Any] = processor.__dict__
     own = {
         name: value
-        for name, value in vars(processor).items()
+        for name, value in attributes.items()
         if isinstance(value, str | int | float | bool) and name != "chat_template"
     }
     return {"image_processor": {k: v for k, v in pictures.items() if k not in LABELS}, **own}

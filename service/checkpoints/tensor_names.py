@@ -1,19 +1,26 @@
 """The names of a LLaVA checkpoint's tensors.
 
 transformers 5 names the parts of a model in memory otherwise than published LLaVA checkpoints do,
-and the CLIP tower of what it saves as well. Every version of transformers and vLLM reads the
-published names, so those are the ones that workers load, check by, and trainers publish.
+and a CLIP or SigLIP tower of what it saves as well. Every version of transformers and vLLM reads
+the published names, so those are the ones that workers load, check by, and trainers publish.
 """
 
 import re
 
 PUBLISHED_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"^(model\.)?vision_tower\.(?!vision_model\.)"), "vision_tower.vision_model."),
+    (
+        re.compile(
+            r"^(model\.)?vision_tower\."
+            r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)"
+        ),
+        "vision_tower.vision_model.",
+    ),
     (re.compile(r"^model\.language_model\."), "language_model.model."),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
     (re.compile(r"^model\."), ""),
 )
-"""Rewrites, applied in this order. A published name stays as it is."""
+"""Rewrites, applied in this order. A published name stays as it is. CLIP's and SigLIP's towers are
+told from others, such as Pixtral's, by the names of their parts."""
 
 
 def published_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """What the commands share: options, settings, a connection, progress, an end with a message."""
 
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,21 +13,47 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.client import Client, PrefstreamError, ServiceUnreachable
-from service.settings import MissingRedis, Settings
+from service.settings import NAMESPACE, MissingRedis, Settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 Url = Annotated[
     str, typer.Option("--url", envvar="PREFSTREAM_URL", help="The service, or its Redis.")
 ]
+
+
+def _valid_namespace(namespace: str | None) -> str | None:
+    if namespace is not None and not re.match(NAMESPACE, namespace):
+        raise typer.BadParameter(f"{namespace!r} does not match {NAMESPACE}.")
+    return namespace
+
+
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        help="Prefix of all keys in Redis, one for each model; or set PREFSTREAM_NAMESPACE.",
+        callback=_valid_namespace,
+    ),
+]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template",
+        help="In place of the checkpoint's: a Jinja file, or the name of one that it has.",
+    ),
+]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
 
 
-def read_settings() -> Settings:
-    """The settings, with a Redis address; or the end of the command, saying what to set."""
+def read_settings(namespace: str | None) -> Settings:
+    """The settings, with a Redis address; or the end of the command, saying what to set.
+
+    `namespace`: in place of the environment's.
+    """
     try:
-        settings = Settings()
+        settings = Settings() if namespace is None else Settings(namespace=namespace)
         _ = settings.redis_address
     except MissingRedis as error:
         fail(str(error))
@@ -45,13 +72,24 @@ def fail(message: str) -> NoReturn:
 
 
 @contextmanager
-def connect(url: str) -> Generator[Client]:
+def connect(url: str, namespace: str | None) -> Generator[Client]:
     """A client; what goes wrong while it is used ends the command, saying what."""
+    check_namespace(url, namespace)
+    key = os.environ.get("PREFSTREAM_API_KEY")
     try:
-        with Client(url, api_key=os.environ.get("PREFSTREAM_API_KEY"), retry_for_s=5) as client:
+        with Client(url, api_key=key, namespace=namespace, retry_for_s=5) as client:
             yield client
     except (PrefstreamError, ValueError) as error:
         fail(client_error(url, error))
+
+
+def check_namespace(url: str, namespace: str | None) -> None:
+    """Ends the command where --namespace would have no effect."""
+    if namespace is not None and url.startswith(("http://", "https://")):
+        fail(
+            f"--namespace {namespace} is for a Redis (--url redis://…). The service at {url} has "
+            "the namespace that it was started with: leave --namespace out."
+        )
 
 
 def client_error(url: str, error: PrefstreamError | ValueError) -> str:

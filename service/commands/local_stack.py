@@ -63,10 +63,13 @@ class LocalStack:
         port: int,
         data: Path,
         train: Sequence[str] | None = None,
+        chat_template: str | None = None,
     ):
-        """`train`: arguments of `prefstream train`; None: no trainer."""
+        """`train`: arguments of `prefstream train`; None: no trainer. `chat_template`: in place of
+        the checkpoint's, for worker and trainer."""
         self.url = f"http://{host}:{port}"
         self._train = train
+        self._chat_template = chat_template
         self._model = model
         self._embedder = embedder
         self._host = host
@@ -153,6 +156,9 @@ class LocalStack:
             [*command, "serve", "--host", self._host, "--port", str(self._port)],
             environment,
         )
+        if self._chat_template is not None:
+            for part in ("WORKER", "TRAINER"):
+                environment[f"PREFSTREAM_{part}_CHAT_TEMPLATE"] = self._chat_template
         if self._model == "toy":  # it comes with the package, and needs no hub
             environment.setdefault("PREFSTREAM_WORKER_ENFORCE_EAGER", "1")
             environment.setdefault("PREFSTREAM_WORKER_DTYPE", "float32")

@@ -11,6 +11,7 @@ import typer
 
 from service.commands import jobs, runs
 from service.commands.console import fail
+from service.commands.inspect import inspect
 from service.commands.replay import replay
 from service.commands.serve import serve
 from service.commands.up import up
@@ -26,6 +27,7 @@ app.command()(up)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
 app.command()(replay)
+app.command()(inspect)
 
 
 def _load(entry: importlib.metadata.EntryPoint) -> Any:

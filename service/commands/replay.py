@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.client import Client, JobNotFound
-from service.commands.console import DEFAULT_URL, Url, connect, fail
+from service.commands.console import DEFAULT_URL, Namespace, Url, connect, fail
 from service.schemas import (
     BdhsRequest,
     BdhsResult,
@@ -28,13 +28,14 @@ def replay(
         str | None, typer.Option(help="Look in this run's log, when the job's result has expired.")
     ] = None,
     url: Url = DEFAULT_URL,
+    namespace: Namespace = None,
 ) -> None:
     """Make a BDHS pair again, on the weights that wrote it. Exit status 1: it came out otherwise.
 
     Needs the version of the weights in the store. On another engine build, or beside other work,
     rounding may differ, and with it a token.
     """
-    with connect(url) as client:
+    with connect(url, namespace) as client:
         pair, trace = _find(client, pair_id, run)
         try:
             request = replay_request(pair, trace)
@@ -99,6 +100,8 @@ def differences(pair: Pair, trace: BdhsTrace | None, now: BdhsResult) -> list[tu
             found.append((what, str(before), str(after)))
 
     [pair_now] = now.pairs
+    if pair.input_digest is not None:
+        compare("inputs", pair.input_digest, pair_now.input_digest)
     compare("rejected", text_of(pair.rejected), text_of(pair_now.rejected))
     compare("spans", _spans(pair), _spans(pair_now))
     compare("iterations", pair.iterations, pair_now.iterations)

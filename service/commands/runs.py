@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.commands.console import DEFAULT_URL, Url, age, connect
+from service.commands.console import DEFAULT_URL, Namespace, Url, age, connect
 
 app = typer.Typer(invoke_without_command=True, help="Look at runs; delete them.")
 
@@ -14,11 +14,11 @@ console = Console()
 
 
 @app.callback()
-def list_runs(context: typer.Context, url: Url = DEFAULT_URL) -> None:
+def list_runs(context: typer.Context, url: Url = DEFAULT_URL, namespace: Namespace = None) -> None:
     """The runs, and what became of their pairs in each subscriber group."""
     if context.invoked_subcommand:
         return
-    with connect(url) as client:
+    with connect(url, namespace) as client:
         found = client.runs()
     if not found:
         console.print("No runs.")
@@ -50,8 +50,9 @@ def delete(
         bool, typer.Option("--force", help="Cancel its open jobs and end its leases.")
     ] = False,
     url: Url = DEFAULT_URL,
+    namespace: Namespace = None,
 ) -> None:
     """Delete a run, with its log of pairs and its subscriber groups."""
-    with connect(url) as client:
+    with connect(url, namespace) as client:
         client.delete_run(name, force=force)
     console.print(f"Run {name} deleted.")

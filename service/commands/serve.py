@@ -1,12 +1,12 @@
 """`prefstream serve`: the HTTP API."""
 
 from service import logs, tracing
-from service.commands.console import Host, Port, read_settings
+from service.commands.console import Host, Namespace, Port, read_settings
 
 
-def serve(host: Host = "127.0.0.1", port: Port = 8000) -> None:
+def serve(host: Host = "127.0.0.1", port: Port = 8000, namespace: Namespace = None) -> None:
     """Serve the HTTP API. Needs PREFSTREAM_REDIS_URL."""
-    settings = read_settings()
+    settings = read_settings(namespace)
     from service.api import Server, create_app
 
     logs.configure()

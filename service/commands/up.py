@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.console import Host, Port, fail
+from service.commands.console import ChatTemplate, Host, Port, fail
 from service.commands.local_stack import LocalStack, LocalStackError
 
 
@@ -16,6 +16,7 @@ def up(
     embedder: Annotated[
         str, typer.Option(help="A sentence-transformers model, or `embedded`.")
     ] = "embedded",
+    chat_template: ChatTemplate = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data: Annotated[
@@ -30,6 +31,7 @@ def up(
         with LocalStack(
             model=model,
             embedder=embedder,
+            chat_template=chat_template,
             host=host,
             port=port,
             data=data,

@@ -13,7 +13,7 @@ class WorkerInfo(Model):
     id: str
     """Its name, and no other worker's."""
     model: str
-    """The model it serves, by the name or folder that it was started with."""
+    """The model it serves, by the name that it was started with; a folder by its whole path."""
     weight_version: int
     """Given to new requests; 0 is the model that the worker was started with."""
     slots: int

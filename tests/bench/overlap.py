@@ -27,6 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from service.broker import Broker, Claim
+from service.checkpoints.input_processor import load_input_processor
+from service.checkpoints.settings import InputSettings
 from service.client import AsyncClient, Client, image_data
 from service.schemas import BdhsRequest, RunSettings
 from service.settings import Settings
@@ -134,7 +136,8 @@ def train(url: str, run: str, case: Case, folder: Path) -> tuple[list[float], li
     with Client(url) as client:
         ledger = Ledger()
         waiter = Waiter(stop)
-        pairs = OnlineRows(client, ledger, waiter, run=run, group="trainer", lease_s=60)
+        inputs = load_input_processor("toy", InputSettings())
+        pairs = OnlineRows(client, ledger, waiter, inputs, run=run, group="trainer", lease_s=60)
         stream = PairDataLoader(
             pairs, steps=STEPS, batch_size=BATCH, device_batch_size=BATCH, read_ahead=1
         )

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar, cast
 
 from rich.console import Console
@@ -67,6 +68,7 @@ class Ours:
 
         class Idle:
             alive = True
+            inputs = SimpleNamespace(digest=None)
 
         class Quick:
             async def run(self, claim: Claim) -> SampleResult:

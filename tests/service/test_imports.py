@@ -23,7 +23,11 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize(
-    "module", ["prefstream", "service.api", "service.client", "service.broker", *COMMANDS]
+    "module",
+    [
+        *("prefstream", "service.api", "service.client", "service.broker"),
+        *("service.commands.inspect", *COMMANDS),
+    ],
 )
 def test_no_heavy_library_is_imported(module: str) -> None:
     program = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"

@@ -6,23 +6,24 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-Collate = Callable[[list[dict[str, Any]]], Any]
+from trainer.methods.collator import ROW_WEIGHT
+from trainer.stream.rows import Row
+
+Collate = Callable[[list[Row]], Any]
 
 
 @torch.no_grad()
-def margin(
-    model: PeftModel, collate: Collate, rows: list[dict[str, Any]], *, batch_size: int = 8
-) -> float:
+def margin(model: PeftModel, collate: Collate, rows: list[Row], *, batch_size: int = 8) -> float:
     """Mean over pairs of log(πθ/π_ref)(y⁺|x) − log(πθ/π_ref)(y⁻|x), in nats; DPO's margin over β.
 
-    0 before training. π_ref is the model under a disabled adapter; `rows` are TRL's, of which
-    `collate` (TRL's collator for vision preference) makes chosen sides, then rejected sides.
+    0 before training. π_ref is the model under a disabled adapter; of `rows`, `collate` (a
+    `RowCollator`) makes chosen sides, then rejected sides.
     """
     training = model.training
     model.eval()
     total = 0.0
     for start in range(0, len(rows), batch_size):
-        inputs = collate([dict(row) for row in rows[start : start + batch_size]])
+        inputs = collate(rows[start : start + batch_size])
         policy = _log_probs(model, inputs)
         with model.disable_adapter():
             reference = _log_probs(model, inputs)
@@ -34,7 +35,7 @@ def margin(
 
 def _log_probs(model: PeftModel, inputs: Any) -> torch.Tensor:
     """Log-probability of each side's completion, shape (2 · pairs,)."""
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    inputs = {k: v.to(model.device) for k, v in inputs.items() if k != ROW_WEIGHT}
     completion = inputs.pop("completion_mask")[:, 1:]
     logits = model(**inputs, use_cache=False).logits[:, :-1].float()
     tokens = inputs["input_ids"][:, 1:, None]

@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from service.broker import Broker
 from service.client import AsyncClient, image_data
 from service.schemas import (
+    InputDigest,
     Pair,
     RunSettings,
     SampleRequest,
@@ -18,22 +20,41 @@ from service.schemas import (
 )
 from service.settings import Settings
 from trainer.data import SECOND_REJECTED
+from trainer.stream.rows import Row
 from trainer.toy.dataset import Item, examples, held_out, png
 
 RUN = "r"
 
 
 def append(
-    url: str, count: int, *, run: str = RUN, start: int = 0, window: int = 1000
+    url: str,
+    count: int,
+    *,
+    run: str = RUN,
+    start: int = 0,
+    window: int = 1000,
+    reference: str | None = None,
+    input_digest: InputDigest | None = None,
 ) -> list[str]:
     """Makes pairs and returns their ids, in the order of the log.
 
-    The rejected side is another item's answer and `wrong <number>`, so that it can be told apart.
+    The chosen side is the item's reference, or the given one. The rejected side tells the number,
+    so that it can be told apart.
     """
-    return asyncio.run(_append(url, items(start + count)[start:], run, start, window))
+    wanted = items(start + count)[start:]
+    if reference is not None:
+        wanted = [replace(item, reference=reference) for item in wanted]
+    return asyncio.run(_append(url, wanted, run, start, window, input_digest))
 
 
-async def _append(url: str, wanted: list[Item], run: str, start: int, window: int) -> list[str]:
+async def _append(
+    url: str,
+    wanted: list[Item],
+    run: str,
+    start: int,
+    window: int,
+    input_digest: InputDigest | None,
+) -> list[str]:
     made: list[str] = []
     settings = Settings(redis_url=url)  # pyright: ignore[reportArgumentType]
     async with AsyncClient(url) as client, Broker.connect(settings) as worker:
@@ -61,6 +82,7 @@ async def _append(url: str, wanted: list[Item], run: str, start: int, window: in
                 similarity=None,
                 iterations=None,
                 seed=number,
+                input_digest=input_digest,
                 created_at=datetime.now(UTC),
                 metadata=claim.request.metadata,
             )
@@ -101,29 +123,28 @@ def items(count: int) -> list[Item]:
     return examples(count, kinds=("caption",))
 
 
-def held_out_rows(count: int) -> list[dict[str, object]]:
-    """TRL rows of scenes that no pair is about."""
+def held_out_rows(count: int) -> list[Row]:
+    """Of scenes that no pair is about."""
     wanted = held_out(count, kinds=("caption",))
     return rows_of(wanted, [rejected(number) for number in range(count)])
 
 
-def rows_of(wanted: Sequence[Item], rejected: Sequence[str]) -> list[dict[str, object]]:
-    """TRL rows of items and their rejected sides."""
+def rows_of(wanted: Sequence[Item], rejected: Sequence[str]) -> list[Row]:
+    """Rows of items and their rejected sides, as of a data set."""
     return [
-        {
-            "prompt": [
-                {
-                    "role": "user",
-                    "content": [{"type": "image"}, {"type": "text", "text": item.prompt}],
-                }
-            ],
-            "chosen": [{"role": "assistant", "content": [_text(item.reference)]}],
-            "rejected": [{"role": "assistant", "content": [_text(wrong)]}],
-            "images": [item.image()],
-        }
-        for item, wrong in zip(wanted, rejected, strict=True)
+        Row(
+            Pair.offline(
+                prompt=[user_turn(item.prompt, 1)],
+                images=[],
+                chosen=item.reference,
+                rejected=wrong,
+                pair_id=str(number),
+                run=None,
+                created_at=datetime.now(UTC),
+                metadata={},
+            ),
+            [png(item)],
+            staleness=None,
+        )
+        for number, (item, wrong) in enumerate(zip(wanted, rejected, strict=True))
     ]
-
-
-def _text(text: str) -> dict[str, str]:
-    return {"type": "text", "text": text}

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from service.client import Client
+from tests import hub_checkpoints
 from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
@@ -42,6 +43,24 @@ def test_bad_settings_are_named(app: typer.Typer, tmp_path: Path):
     result = CliRunner().invoke(app, ["--config", str(config)])
     assert result.exit_code == 2
     assert "lora_rank: Input should be greater than or equal to 1" in result.output
+
+
+@pytest.mark.parametrize(
+    ("exists", "reason"), [(True, "has no chat template"), (False, "there is no such folder here")]
+)
+def test_a_model_that_cannot_be_trained_on_is_told_so(
+    server: Server, tmp_path: Path, exists: bool, reason: str
+):
+    """Before its weights are read: there are none."""
+    folder = tmp_path / "checkpoint"
+    if exists:
+        hub_checkpoints.llava_15(folder, template="none", weights=False)
+    command = [*COMMAND, "--url", server.url, "--run", "r", "--model", str(folder)]
+    command += ["--output", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2, ended.stderr
+    assert reason in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_ctrl_c_saves_acknowledges_and_leaves(server: Server, configure: Configure, model: Path):

@@ -2,9 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,12 +16,12 @@ from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
 from tests.trainer.stream.test_ledger import pair
-from tests.trainer.test_train import adapter, group, in_thread
+from tests.trainer.test_train import adapter, group, in_thread, inputs_of
 from tests.trainer.training_runs import Trials, seen
 from tests.waiting import until
 from trainer.data import SECOND_REJECTED
 from trainer.methods.build import build_trainer
-from trainer.methods.collator import RowCollator
+from trainer.methods.collator import ROW_WEIGHT, RowCollator
 from trainer.settings import InvalidSettings
 from trainer.stream import journal
 from trainer.stream.data_loader import PairDataLoader
@@ -96,7 +95,7 @@ def test_sft_learns_the_chosen_sides(server: Server, configure: Configure) -> No
     assert settings.beta is None
     train(settings, threading.Event())
     stream = PairDataLoader(None, steps=0, batch_size=4, device_batch_size=4, read_ahead=0)
-    trainer = build_trainer(settings, stream)
+    trainer = build_trainer(settings, stream, inputs_of(settings))
     policy = trainer.model
     assert isinstance(policy, PeftModel)
     held_out = pairs.held_out_rows(4)
@@ -120,7 +119,7 @@ def test_averaged_is_the_weighted_mean_of_both_losses(configure: Configure) -> N
 
     draws = AveragedRows(Given(), gamma=gamma)
     stream = PairDataLoader(draws, steps=1, batch_size=4, device_batch_size=2, read_ahead=0)
-    trainer = build_trainer(settings, stream)
+    trainer = build_trainer(settings, stream, inputs_of(settings))
     policy = trainer.model
     assert isinstance(policy, PeftModel)
     torch.manual_seed(0)
@@ -131,7 +130,7 @@ def test_averaged_is_the_weighted_mean_of_both_losses(configure: Configure) -> N
     def by_hand(two: list[Row]) -> float:
         """Of two pairs: a pass, over whose tokens TRL takes the mean of the NLL term."""
         first, second = (
-            [row.columns() | {"rejected": _turn(text(number))} for number, row in enumerate(two)]
+            [_with_rejected(row, text(number)) for number, row in enumerate(two)]
             for text in (pairs.second_rejected, pairs.rejected)
         )
         losses = []
@@ -146,7 +145,7 @@ def test_averaged_is_the_weighted_mean_of_both_losses(configure: Configure) -> N
         return gamma * losses[0] + (1 - gamma) * losses[1]
 
     expected = (by_hand(rows[:2]) + by_hand(rows[2:])) / 2
-    stream.start(RowCollator(trainer.data_collator))
+    stream.start(trainer.data_collator)
     batches = map(trainer._prepare_inputs, stream)  # to its device
     losses = [trainer.compute_loss(policy, batch).item() for batch in batches]
     assert len(losses) == trainer.args.gradient_accumulation_steps == 4
@@ -234,17 +233,18 @@ def averaged_row(number: int) -> Row:
     return Row(made, [png(item)], staleness=0)
 
 
-def _turn(text: str) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+def _with_rejected(row: Row, text: str) -> Row:
+    pair = row.pair.model_copy(update={"rejected": [assistant_turn(text)]})
+    return replace(row, pair=pair)
 
 
 @torch.no_grad()
 def log_probs(
-    policy: PeftModel, collate: Callable[[list[dict[str, Any]]], Any], rows: list[dict[str, Any]]
+    policy: PeftModel, collate: RowCollator, rows: list[Row]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the chosen sides, then the rejected ones: log-probability, and number of tokens."""
-    inputs = collate([dict(row) for row in rows])
-    inputs = {name: tensor.to(policy.device) for name, tensor in inputs.items()}
+    inputs = collate(rows)
+    inputs = {k: v.to(policy.device) for k, v in inputs.items() if k != ROW_WEIGHT}
     mask = inputs.pop("completion_mask")[:, 1:].bool()
     log_softmax = policy(**inputs).logits[:, :-1].log_softmax(-1)
     each = log_softmax.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0]

@@ -10,9 +10,11 @@ from peft import PeftModel
 from redis import Redis
 from safetensors.torch import load_file
 
+from service.checkpoints.input_processor import InputProcessor, load_input_processor
 from service.client import Client
 from service.schemas import Group
 from service.settings import Settings
+from tests import hub_checkpoints
 from tests.servers import Server
 from tests.service.http import served
 from tests.trainer import pairs
@@ -21,8 +23,7 @@ from tests.trainer.margin import margin
 from tests.trainer.training_runs import Trials, seen
 from trainer.callbacks.checkpointing import CheckpointCallback
 from trainer.methods.build import build_trainer
-from trainer.methods.collator import RowCollator
-from trainer.settings import InvalidSettings
+from trainer.settings import InvalidSettings, TrainerSettings
 from trainer.stream import journal
 from trainer.stream.data_loader import PairDataLoader
 from trainer.stream.ledger import Ledger
@@ -197,21 +198,36 @@ def test_training_raises_the_preference_margin_on_held_out_pairs(
     pairs.append(server.url, 32)
     settings = configure(steps=8)
     rows = pairs.held_out_rows(8)
+    inputs = inputs_of(settings)
     stop = threading.Event()
     with Client(server.url) as client:
         source = OnlineRows(
-            client, Ledger(), Waiter(stop), run=pairs.RUN, group="trainer", lease_s=60
+            client, Ledger(), Waiter(stop), inputs, run=pairs.RUN, group="trainer", lease_s=60
         )
         stream = PairDataLoader(source, steps=8, batch_size=4, device_batch_size=4, read_ahead=1)
-        trainer = build_trainer(settings, stream)
+        trainer = build_trainer(settings, stream, inputs)
         policy = trainer.model
         assert isinstance(policy, PeftModel)
         before = margin(policy, trainer.data_collator, rows)
-        stream.start(RowCollator(trainer.data_collator))
+        stream.start(trainer.data_collator)
         trainer.train()
         after = margin(policy, trainer.data_collator, rows)
     assert before == 0
     assert after > 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [hub_checkpoints.llava_15, hub_checkpoints.llava_16_vicuna, hub_checkpoints.llava_16_mistral],
+)
+def test_published_llavas_train_in_their_older_folders(
+    make: Callable[..., Path], server: Server, configure: Configure, tmp_path: Path
+):
+    pairs.append(server.url, 4)
+    folder = make(tmp_path / "model", template="processor", dtype=torch.float16)
+    train(configure(model=str(folder), steps=1), threading.Event())
+    weights = adapter(tmp_path / "out", 1)
+    assert any(w.abs().sum() > 0 for name, w in weights.items() if "lora_B" in name)
 
 
 def test_checkpoints_of_another_run_are_refused(server: Server, configure: Configure):
@@ -265,3 +281,7 @@ def in_thread(call: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=call)
     thread.start()
     return thread
+
+
+def inputs_of(settings: TrainerSettings) -> InputProcessor:
+    return load_input_processor(settings.model, settings)

@@ -39,8 +39,14 @@ class Oracle:
         self.processor = AutoProcessor.from_pretrained(checkpoint)
 
     def inputs(self, text: str, image: DecodedImage, corruption: ImageCorruption) -> Any:
-        inputs = self.processor(images=image.image, text=text, return_tensors="pt")
-        places = (inputs["input_ids"][0] == self.model.config.image_token_index).nonzero()[:, 0]
+        bos = self.processor.tokenizer.bos_token
+        inputs = self.processor(
+            images=image.image,
+            text=text,
+            add_special_tokens=bos is None or not text.startswith(bos),
+            return_tensors="pt",
+        )
+        places = (inputs["input_ids"][0] == self.model.config.image_token_id).nonzero()[:, 0]
         hidden = sorted(set(range(len(places))) - set(corruption.kept))
         inputs["attention_mask"][0, places[hidden]] = 0
         if corruption.noise_steps:
@@ -97,12 +103,9 @@ async def generate(
     """What the engine writes, greedily, and how many tokens its prompt had."""
     prompt = engine.inputs.renderer.prompt([user_turn(text, images=1)])
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
-    if corruption is not None and not corruption.kept:
-        output = await engine.generate(prompt.without_images(prompt.token_ids), params)
-    else:
-        output = await engine.generate(
-            prompt.token_ids, params, [image], corruption=corruption, lora=lora
-        )
+    output = await engine.generate(
+        prompt.token_ids, params, [image], corruption=corruption, lora=lora
+    )
     written = output.outputs[0]
     scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]
     return Written(list(written.token_ids), scores), len(output.prompt_token_ids)

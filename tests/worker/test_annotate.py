@@ -121,6 +121,15 @@ async def test_the_scene_checker_makes_true_pairs_and_ties_are_counted(
             *(bad.well_formed, -bad.hallucinated, bad.recalled),
         )
         assert pair.rejected_spans[0].end == len(rejected)
+        better, worse = (result.responses[i or 0] for i in (annotation.chosen, annotation.rejected))
+        assert pair.chosen_token_ids == better.token_ids
+        assert pair.rejected_token_ids == worse.token_ids
+        assert len(pair.chosen_logprobs or ()) == len(better.token_ids)
+        assert max(pair.rejected_logprobs or ()) <= 0
+        assert pair.chosen_finish_reason == better.finish_reason
+        assert pair.input_digest == toy.inputs.digest
+        end = toy.inputs.renderer.tokenizer.eos_token_id
+        assert (better.token_ids[-1] == end) == (better.finish_reason == "stop")
 
 
 async def test_the_policy_judges_itself_by_the_version_that_answered(

@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from service.broker import Broker
+from service.broker import Broker, ModelConflict
 from service.commands import replay
 from service.schemas import (
     BdhsRequest,
@@ -30,8 +31,11 @@ from service.schemas import (
 from service.settings import Settings
 from service.weight_store import WeightStore
 from tests.servers import Server
+from tests.service.http import served
+from tests.waiting import until
 from tests.worker.adapters import make_adapter
 from tests.worker.full_checkpoints import make_full
+from tests.worker.test_pairs import assert_tokens_of_bdhs
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.main import Worker
@@ -106,6 +110,7 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
     last = trace.iterations[-1]
     assert pair.rejected[0].parts[0].text == last.text
     assert pair.similarity == pytest.approx(last.similarity)
+    assert_tokens_of_bdhs(engine, pair, last)
     for sentence in last.sentences:
         assert sentence.thrown_away == (sentence.finish_reason == "sentence")
         assert sentence.prompt_token_ids is not None
@@ -116,6 +121,31 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
     for sentence in given:
         prompt = engine.inputs.renderer.tokenizer.decode(sentence.prompt_token_ids)
         assert prompt.endswith(sentence.prefix)
+
+
+async def test_it_says_how_it_makes_inputs(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder) as worker:
+        await until(broker.workers.all)
+        with served(settings) as url:
+            health = await asyncio.to_thread(httpx.get, f"{url}/health/ready")
+    [said] = health.json()["workers"]
+    assert (said["id"], said["model"]) == (worker.id, "toy")
+    assert said["input_digest"] == engine.inputs.digest.model_dump()
+
+
+async def test_the_second_to_register_with_another_model_takes_no_job(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    async with Broker.connect(settings) as broker, working(settings, engine, embedder) as first:
+        await until(broker.workers.all)
+        other = Worker(broker, engine, embedder, WorkerSettings(model="another"))
+        with pytest.raises(ModelConflict, match=f"is for another, and worker {first.id}"):
+            await other.run()
+        job = await ended(broker, await submit(broker, bdhs()))
+        assert [worker.id for worker in await broker.workers.all()] == [first.id]
+    assert job.worker == first.id
 
 
 async def test_the_same_seed_makes_the_same_pair(

@@ -35,6 +35,8 @@ class PublishCallback(TrainerCallback):
     ) -> None:
         """A new line of checkpoints first replaces what another left on the workers: pairs are to
         come from the policy that it starts from."""
+        if state.global_step > 0:
+            self._trainer.sampling_version = None
         every = self._settings.publish_every
         if every and state.global_step == 0 and self._replaces_weights():
             self._publish(0)
@@ -69,3 +71,7 @@ class PublishCallback(TrainerCallback):
                     self._main.publisher.publish(Path(folder), step, self._settings.train)
                 except Stopped:
                     log.warning("not published: the trainer was asked to stop", step=step)
+        version = [self._main.publisher.version if self._main else 0]
+        if self._trainer.accelerator.num_processes > 1:
+            broadcast_object_list(version)
+        self._trainer.sampling_version = version[0], step

@@ -16,7 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.client import AsyncClient, PrefstreamError
-from service.commands.console import DEFAULT_URL, Url, client_error, fail
+from service.commands.console import (
+    DEFAULT_URL,
+    Namespace,
+    Url,
+    check_namespace,
+    client_error,
+    fail,
+)
 from trainer.data.example import InvalidDataset
 from trainer.data.images import find_image
 from trainer.evaluation import captions as chair
@@ -61,6 +68,7 @@ def pope(
     limit: Limit = None,
     max_tokens: MaxTokens = 32,
     url: Url = DEFAULT_URL,
+    namespace: Namespace = None,
     version: Version = None,
     in_flight: InFlight = 16,
     out: Out = None,
@@ -78,7 +86,7 @@ def pope(
             rows[name] = asdict(probing.pope_metrics(texts, [probe.yes for probe in probes]))
         return rows | _mean(rows)
 
-    _evaluate("pope", run, url, version, in_flight, out, answers)
+    _evaluate("pope", run, url, namespace, version, in_flight, out, answers)
 
 
 @evaluate.command()
@@ -95,6 +103,7 @@ def captions(
     seed: Annotated[int, typer.Option(help="Draws the images that --limit leaves.")] = 0,
     max_tokens: MaxTokens = 512,
     url: Url = DEFAULT_URL,
+    namespace: Namespace = None,
     version: Version = None,
     in_flight: InFlight = 16,
     out: Out = None,
@@ -123,7 +132,7 @@ def captions(
         )
         return {"captions": asdict(figures)}
 
-    _evaluate("captions", run, url, version, in_flight, out, answers)
+    _evaluate("captions", run, url, namespace, version, in_flight, out, answers)
 
 
 @evaluate.command()
@@ -131,6 +140,7 @@ def toy(
     count: Annotated[int, typer.Option("--images", help="Held-out images.", min=2)] = 400,
     seed: Annotated[int, typer.Option(help="Of the draw of the images.")] = 0,
     url: Url = DEFAULT_URL,
+    namespace: Namespace = None,
     version: Version = None,
     out: Out = None,
 ) -> None:
@@ -140,7 +150,7 @@ def toy(
         with console.status(f"Asking about {count} held-out images …"):
             return {"held-out": asdict(await measure_toy(client, count, seed=seed))}
 
-    _evaluate("toy", run, url, version, 0, out, None)
+    _evaluate("toy", run, url, namespace, version, 0, out, None)
 
 
 Ask = Callable[[Sequence[Question], int], Awaitable[list[Answer]]]
@@ -151,13 +161,15 @@ def _evaluate(
     benchmark: str,
     run: Callable[[AsyncClient, Ask], Awaitable[Metrics]],
     url: str,
+    namespace: str | None,
     version: int | None,
     in_flight: int,
     out: Path | None,
     saved: Path | None,
 ) -> None:
+    check_namespace(url, namespace)
     try:
-        report = asyncio.run(_measured(benchmark, run, url, version, in_flight, saved))
+        report = asyncio.run(_measured(benchmark, run, url, namespace, version, in_flight, saved))
     except KeyboardInterrupt:
         kept = f" The answers so far are in {saved}." if saved else ""
         fail(f"Interrupted.{kept}")
@@ -175,12 +187,14 @@ async def _measured(
     benchmark: str,
     run: Callable[[AsyncClient, Ask], Awaitable[Metrics]],
     url: str,
+    namespace: str | None,
     version: int | None,
     in_flight: int,
     saved: Path | None,
 ) -> dict[str, Any]:
     versions: set[int] = set()
-    async with AsyncClient(url, api_key=os.environ.get("PREFSTREAM_API_KEY")) as client:
+    key = os.environ.get("PREFSTREAM_API_KEY")
+    async with AsyncClient(url, api_key=key, namespace=namespace) as client:
         workers = (await client.weights(settled=version, wait_s=SETTLE_S)).workers
         if version is not None and any(w.weight_version != version for w in workers):
             served = ", ".join(f"{w.id}: {w.weight_version}" for w in workers)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import logs
 from service.client import AsyncClient, PrefstreamError
-from service.commands.console import DEFAULT_URL, Url, fail
+from service.commands.console import DEFAULT_URL, Namespace, Url, check_namespace, fail
 from trainer.data import FORMATS, InvalidDataset, InvalidRow
 from trainer.feed.feeder import REQUESTS, Feeder, FeedPlan
 
@@ -38,6 +38,7 @@ def feed(
         str, typer.Option(help="bdhs, online, or offline: the data set's own pairs.")
     ] = "bdhs",
     url: Url = DEFAULT_URL,
+    namespace: Namespace = None,
     images: Annotated[
         list[Path] | None, typer.Option(help="Folder of the images; may be given again.")
     ] = None,
@@ -54,6 +55,9 @@ def feed(
     n: Annotated[int | None, typer.Option("--n", help="online: responses to rank.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of sampling.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of a response; bdhs: sentence.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Text of a system turn, for conversations without one.")
+    ] = None,
     also: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the request."),
@@ -92,6 +96,7 @@ def feed(
         method=method,
         fields={k: v for k, v in named.items() if v is not None} | _fields(also or []),
         dataset_format=dataset_format,
+        system=system,
         images=tuple(images or ()),
         limit=limit,
         epochs=epochs,
@@ -107,9 +112,10 @@ def feed(
         fail(f"Bad fields for --method {method}.\n" + "\n".join(lines))
     except ValueError as error:
         fail(str(error))
+    check_namespace(url, namespace)
     logs.configure()
     try:
-        ended = asyncio.run(_feed(plan, url, marks))
+        ended = asyncio.run(_feed(plan, url, namespace, marks))
     except InvalidRow as bad:
         fail(f"{bad}\n--skip-bad leaves such rows out, and counts them.")
     except (InvalidDataset, PrefstreamError, ValueError) as error:
@@ -131,12 +137,12 @@ def _fields(settings: list[str]) -> dict[str, Any]:
     return fields
 
 
-async def _feed(plan: FeedPlan, url: str, marks: Path) -> bool:
+async def _feed(plan: FeedPlan, url: str, namespace: str | None, marks: Path) -> bool:
     """False: it was stopped before the end."""
     key = os.environ.get("PREFSTREAM_API_KEY")
     async with (
-        AsyncClient(url, api_key=key) as client,
-        AsyncClient(url, api_key=key, retry_for_s=0) as looker,
+        AsyncClient(url, api_key=key, namespace=namespace) as client,
+        AsyncClient(url, api_key=key, namespace=namespace, retry_for_s=0) as looker,
     ):
         feeder = Feeder(client, plan, marks)
         feeding = asyncio.create_task(feeder.feed())

@@ -29,11 +29,13 @@ from service.schemas import (
     BdhsRequest,
     Job,
     JobStatus,
+    Message,
     PairRequest,
     Run,
     RunSettings,
     SampleRequest,
     SampleResult,
+    TextPart,
     user_turn,
 )
 from trainer import data
@@ -67,6 +69,8 @@ class FeedPlan:
     fields: dict[str, Any] = field(default_factory=dict)
     """Of every request: `rho`, `temperature`, `annotator` and so on."""
     dataset_format: str | None = None
+    system: str | None = None
+    """Text of a system turn, put before every conversation that has none."""
     images: tuple[Path, ...] = ()
     limit: int | None = None
     """Examples of the data set, at most."""
@@ -83,6 +87,8 @@ class FeedPlan:
     def digest(self) -> str:
         """The same for plans that a cursor can be shared between."""
         what = [self.dataset, self.dataset_format, self.run, self.method, self.seed, self.fields]
+        if self.system is not None:
+            what.append(self.system)
         return _sha256(json.dumps(what, sort_keys=True))[:16]
 
     def request(self, example: Example, refs: list[str], epoch: int = 0) -> Request:
@@ -94,7 +100,7 @@ class FeedPlan:
             **example.metadata,
         }
         common: dict[str, Any] = {
-            "messages": example.messages,
+            "messages": self._with_system(example.messages),
             "images": refs,
             "metadata": metadata,
         }
@@ -109,8 +115,15 @@ class FeedPlan:
         common.setdefault("n", 2)
         return SampleRequest(**common)
 
+    def _with_system(self, messages: list[Message]) -> list[Message]:
+        if self.system is None or any(message.role == "system" for message in messages):
+            return messages
+        return [Message(role="system", content=[TextPart(text=self.system)]), *messages]
+
     def check(self) -> None:
         """Raises: ValueError (pydantic's, too), for `fields` that no request can have."""
+        if self.system is not None and not self.system.strip():
+            raise ValueError("--system is empty: give its text, or leave it out")
         if self.method == "online" and "annotator" not in self.fields:
             raise ValueError("--method online needs an --annotator: self, openai, or one in Python")
         example = Example([user_turn("?", 1)], (), chosen="Yes.", rejected="No.", key="0.0")

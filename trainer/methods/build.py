@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 from trl.trainer.dpo_config import DPOConfig
 
 from service import model_names
+from service.checkpoints.input_processor import InputProcessor
+from trainer.methods.collator import RowCollator
 from trainer.methods.losses import loss_arguments
 from trainer.methods.stream_trainer import StreamTrainer
 from trainer.settings import TrainerSettings
@@ -19,6 +21,7 @@ from trainer.weights.adapter import lora_config
 def build_trainer(
     settings: TrainerSettings,
     data_loader: PairDataLoader,
+    inputs: InputProcessor,
     processes: int = 1,
     resumed: Path | None = None,
 ) -> StreamTrainer:
@@ -29,7 +32,8 @@ def build_trainer(
     return StreamTrainer(
         data_loader,
         args=_arguments(settings, data_loader.device_batch_size, processes),
-        processing_class=AutoProcessor.from_pretrained(model_names.resolve_model(settings.model)),
+        processing_class=inputs.processor,
+        data_collator=RowCollator(inputs),
         **_models(settings, resumed),
     )
 

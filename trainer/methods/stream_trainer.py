@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from trainer.methods.collator import ROW_WEIGHT
+from trainer.methods.collator import ROW_WEIGHT, SAMPLING_LOGPS, SAMPLING_VERSIONS
 from trainer.stream.data_loader import PairDataLoader
 from trainer.weights import full_weights
 
@@ -30,6 +30,9 @@ class StreamTrainer(DPOTrainer):
     ) -> None:
         self._data_loader = data_loader
         self._projector_learning_rate = projector_learning_rate
+        self.sampling_version: tuple[int, int] | None = (0, 0)
+        """The version of the weights that workers were given last, and the step after which they
+        were those that are trained; None: not known."""
         super().__init__(train_dataset=_placeholder(), **arguments)
 
     def get_train_dataloader(self) -> Any:
@@ -37,8 +40,39 @@ class StreamTrainer(DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
         weight = inputs.pop(ROW_WEIGHT)
-        loss = super()._compute_loss(model, inputs, return_outputs=False)
+        sampled = inputs.pop(SAMPLING_LOGPS, None), inputs.pop(SAMPLING_VERSIONS, None)
+        logps: list[torch.Tensor] = []
+
+        def forward(**arguments: Any) -> Any:
+            outputs = model(**arguments)
+            logps.append(outputs.log_probs.detach())
+            return outputs
+
+        # TRL hands its outputs to nobody, and makes others where it is asked for them.
+        loss = super()._compute_loss(forward, inputs, return_outputs=False)
+        self._log_sampling_difference(*logps, *sampled)
         return loss * weight
+
+    def _log_sampling_difference(
+        self, logps: torch.Tensor, sampled: torch.Tensor | None, versions: torch.Tensor | None
+    ) -> None:
+        """How far this model's log-probabilities of sampled tokens are from the engine's, where
+        both have the same weights: those of the sides that the current version sampled."""
+        worst = total = count = logps.new_zeros((), dtype=torch.float32)
+        if sampled is not None and versions is not None and self.sampling_version is not None:
+            version, step = self.sampling_version
+            if step == self.state.global_step:
+                ours = logps[:, -sampled.shape[1] :].float()
+                there = (versions == version)[:, None] & ~sampled.isnan()
+                differences = (ours - sampled).abs()[there]
+                count, total = count + there.sum(), differences.sum()
+                worst = differences.max() if len(differences) else worst
+        figures = self.accelerator.gather(torch.stack([worst, total, count])).view(-1, 3)
+        if (tokens := figures[:, 2].sum()) > 0:
+            metrics = self._metrics["train"]
+            name = "sampling/sampling_logp_difference"
+            metrics[f"{name}/mean"].append((figures[:, 1].sum() / tokens).item())
+            metrics[f"{name}/max"].append(figures[:, 0].max().item())
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)

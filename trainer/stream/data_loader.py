@@ -8,7 +8,7 @@ cannot, so none of their machinery stands between it and the optimizer step:
 - accelerate reads one batch ahead, and makes every process read all pairs to throw most away; a
   resumed trainer skips the batches it had before. `PairDataLoader` is not given to accelerate, and
   has nothing to skip.
-- TRL's collator drops the columns it does not know. Here a step's pair ids stay beside its batches.
+- A collator drops the columns it does not know. Here a step's pair ids stay beside its batches.
 
 One process leases. It scatters each optimizer step's pairs to all processes, over a group of
 its own, so that waiting for pairs is no collective call of the training that could time out.

@@ -14,6 +14,9 @@ from trainer.data import SECOND_REJECTED
 from trainer.stream.offline import OfflineRows
 from trainer.stream.rows import Row, RowSource
 
+POLICY_FIELDS = ("token_ids", "token_spans", "logprobs", "finish_reason")
+"""What a pair says of a side that the policy wrote."""
+
 
 class MissingSecondRejected(ValueError):
     """A pair of the run cannot be averaged over two rejected sides."""
@@ -80,4 +83,5 @@ def _with_second(pair: Pair) -> Pair:
     text = pair.metadata.get(SECOND_REJECTED)
     if not isinstance(text, str):
         raise MissingSecondRejected(pair.pair_id)
-    return pair.model_copy(update={"rejected": [assistant_turn(text)]})
+    no_tokens = {f"rejected_{name}": None for name in POLICY_FIELDS}
+    return pair.model_copy(update={"rejected": [assistant_turn(text)], **no_tokens})

@@ -4,8 +4,11 @@ from functools import lru_cache
 
 import structlog
 
+from service.checkpoints.input_processor import InputProcessor
 from service.client import Client, ImageGone, RunNotFound
+from service.rendering import BadConversation
 from service.schemas import Pair
+from trainer.stream.inputs import check_digest
 from trainer.stream.ledger import Ledger
 from trainer.stream.rows import Row
 from trainer.waiting import PAUSE_S, Waiter
@@ -24,6 +27,7 @@ class OnlineRows:
         client: Client,
         ledger: Ledger,
         waiter: Waiter,
+        inputs: InputProcessor,
         *,
         run: str,
         group: str,
@@ -32,18 +36,20 @@ class OnlineRows:
         self._client = client
         self._ledger = ledger
         self._waiter = waiter
+        self._inputs = inputs
         self._run = run
         self._group = group
         self._lease_s = lease_s
         self._image = lru_cache(maxsize=IMAGES_CACHED)(client.image)
 
     def draw(self, count: int) -> list[Row]:
+        """Raises: Stopped, DifferentInputs."""
         rows: list[Row] = []
         while len(rows) < count:
             self._waiter.raise_if_stopped()
             have = len(rows)
             new = self._waiter.retry(lambda n=have: self._lease(count - n))
-            rows += [row for pair in new or () if (row := self._with_images(*pair))]
+            rows += [row for pair in new or () if (row := self._row(*pair))]
             if new:
                 self._waiter.done()
             elif new is None:
@@ -71,15 +77,20 @@ class OnlineRows:
         }
         return [(pair, staleness[pair.pair_id]) for pair in self._ledger.add_lease(leased)]
 
-    def _with_images(self, pair: Pair, staleness: int | None) -> Row | None:
-        """None: an image is no longer stored. The pair is done with, as if it had been used."""
+    def _row(self, pair: Pair, staleness: int | None) -> Row | None:
+        """None: an image is no longer stored, or a text cannot be rendered for this model. The pair
+        is done with, as if it had been used."""
+        check_digest(self._inputs.digest, pair.input_digest, f"Pair {pair.pair_id} was made")
         try:
             images = [self._waiter.retry(lambda r=ref: self._image(r)) for ref in pair.images]
-        except ImageGone as error:
-            log.warning("pair left out", pair=pair.pair_id, reason=error.problem.detail)
+            row = Row(pair, images, staleness)
+            row.answers(self._inputs.renderer)
+        except (ImageGone, BadConversation) as error:
+            reason = error.problem.detail if isinstance(error, ImageGone) else str(error)
+            log.warning("pair left out", pair=pair.pair_id, reason=reason)
             self._ledger.mark_used([pair.pair_id])
             return None
-        return Row(pair, images, staleness)
+        return row
 
     def _name(self) -> dict[str, object]:
         return {"run": self._run}

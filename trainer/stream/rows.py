@@ -1,11 +1,10 @@
-"""A row of an optimizer step: a pair with what TRL needs of it; and where rows come from."""
+"""A row of an optimizer step: a pair with its images; and where rows come from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from service import images
-from service.schemas import Message, Pair
+from service.rendering import Answer, Renderer
+from service.schemas import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +17,25 @@ class Row:
     """Weight versions that it lagged behind when it was leased; None: not policy-made."""
     weight: float = 1.0
     """Of its loss, where the mean over an optimizer step's rows is 1."""
+    rejected_images: list[bytes] | None = None
+    """Those of the rejected side, if it shows others; as many as `images`."""
 
-    def columns(self) -> dict[str, Any]:
-        """TRL's conversational vision preference row; the images are PIL, RGB."""
-        return {
-            "prompt": _turns(self.pair.prompt),
-            "chosen": _turns(self.pair.chosen),
-            "rejected": _turns(self.pair.rejected),
-            "images": [images.decode_rgb(content) for content in self.images],
-        }
+    def answers(self, renderer: Renderer) -> tuple[Answer, Answer]:
+        """The chosen and the rejected side, in token ids. Raises: BadConversation."""
+        pair = self.pair
+        chosen = renderer.answer(
+            pair.prompt,
+            pair.chosen[-1].text,
+            token_ids=pair.chosen_token_ids,
+            ended=pair.chosen_finish_reason != "length",
+        )
+        rejected = renderer.answer(
+            pair.prompt,
+            pair.rejected[-1].text,
+            token_ids=pair.rejected_token_ids,
+            ended=pair.rejected_finish_reason != "length",
+        )
+        return chosen, rejected
 
 
 class RowSource(Protocol):
@@ -35,10 +44,3 @@ class RowSource(Protocol):
     def draw(self, count: int) -> list[Row]:
         """The rows of so many pairs: one each, or for all the same number. Raises: Stopped."""
         ...
-
-
-def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    return [
-        {"role": message.role, "content": [part.model_dump() for part in message.parts]}
-        for message in messages
-    ]

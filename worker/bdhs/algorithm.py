@@ -38,6 +38,17 @@ class RejectedResponse:
     trace: BdhsTrace
 
     @property
+    def token_ids(self) -> list[int] | None:
+        """As they were sampled, if it was written freely, in one go; or else None."""
+        taken = self.trace.iterations[-1]
+        return None if taken.guided else taken.sentences[-1].completion_token_ids
+
+    @property
+    def finish_reason(self) -> str:
+        """How its last sentence ended."""
+        return self.trace.iterations[-1].sentences[-1].finish_reason
+
+    @property
     def similarity(self) -> float:
         return self.trace.iterations[-1].similarity
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import structlog
-from transformers import AutoConfig
 from vllm import SamplingParams
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -24,7 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from service import model_names, tracing
-from service.checkpoints.input_processor import load_input_processor
+from service.checkpoints.input_processor import load_config, load_input_processor
 from service.schemas import ImageView
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine.cpu_memory import take_memory
@@ -73,6 +72,7 @@ class Engine:
         self.max_loras = settings.max_loras
         self.model = model_names.resolve_model(settings.model)
         """The policy's folder or hub name."""
+        self._config_read = False
         self._llm: AsyncLLM | None = None
         self._weights: tuple[Path, int] | None = None
         """Folder and version of the full weights in place of the model's own."""
@@ -87,10 +87,12 @@ class Engine:
 
         Raises:
             UnsupportedModel: the checkpoint is of another family.
-            UnusableCheckpoint, NoChatTemplate: it lacks what conversations with images need.
+            UnusableCheckpoint, NoChatTemplate: there is none, or it lacks what conversations with
+                images need.
             NotEnoughMemory: of the machine, on a CPU.
         """
-        await asyncio.to_thread(self._read_config)
+        if not self._config_read:
+            await asyncio.to_thread(self.read_config)
         started = time.monotonic()
         # Loading blocks for as long as the weights take; leases are renewed meanwhile.
         llm = await asyncio.to_thread(self._load)
@@ -147,10 +149,13 @@ class Engine:
             **defaults | s.engine_args,
         )
 
-    def _read_config(self) -> None:
-        """What the checkpoint's config says of the model, before any of its weights are read."""
+    def read_config(self) -> None:
+        """Reads what the checkpoint's files but the weights say of the model: `shapes`, `inputs`.
+
+        Raises: as `start`, which does it by itself.
+        """
         trust = bool(self._settings.engine_args.get("trust_remote_code", False))
-        config = AutoConfig.from_pretrained(self.model, trust_remote_code=trust)
+        config = load_config(self.model, trust_remote_code=trust)
         architectures = config.architectures or [type(config).__name__]
         try:
             self._family = load_family(architectures[0])
@@ -158,6 +163,7 @@ class Engine:
             raise UnsupportedModel(f"--model {self.model}: {error}") from None
         self.shapes = model_shapes(config, self._family.MaskedModel.hf_to_vllm_mapper.apply_list)
         self.inputs = load_input_processor(self.model, self._settings, trust_remote_code=trust)
+        self._config_read = True
 
     def stop(self) -> None:
         """Ends the engine's processes; nothing happens if there are none."""
@@ -276,6 +282,16 @@ class Engine:
         width, height = image.image.size
         return self._family.image_views(self._info, width, height)
 
+    def _structure_tokens(self, image: DecodedImage) -> list[int]:
+        width, height = image.image.size
+        return self._family.structure_tokens(self._info, width, height)
+
+    def _replace_images(self, token_ids: Sequence[int], by: Sequence[list[int]]) -> list[int]:
+        """The prompt with other tokens in the place of each image's placeholder."""
+        given, placeholder = iter(by), self.inputs.renderer.image_token_id
+        replaced = [next(given, []) if t == placeholder else [t] for t in token_ids]
+        return [token for tokens in replaced for token in tokens]
+
     async def generate(
         self,
         prompt_token_ids: Sequence[int],
@@ -291,8 +307,7 @@ class Engine:
         Args:
             prompt_token_ids: with one image placeholder for each image.
             params: `max_tokens` is lowered to what the context leaves. They belong to the request.
-            corruption: of the request's only image, keeping at least one token. None: none. With no
-                image: one that keeps nothing, or None.
+            corruption: of the request's only image. None: none.
             lora: an adapter that `add_lora` has accepted; any other kills vLLM's process.
             stop_check: sees each answer after every token, and may end it.
 
@@ -302,13 +317,17 @@ class Engine:
         llm = self._running()
         all_tokens = sum(map(self.image_tokens, images))
         image_tokens = all_tokens if corruption is None else len(corruption.kept)
-        length = len(prompt_token_ids) - len(images) + image_tokens
+        structure = [self._structure_tokens(image) for image in images]
+        length = len(prompt_token_ids) - len(images) + image_tokens + sum(map(len, structure))
         if length >= self.max_model_len:
             raise PromptTooLong(length, self.max_model_len)
         params.max_tokens = min(params.max_tokens or length, self.max_model_len - length)
         params.output_kind = RequestOutputKind.FINAL_ONLY
         prompt = TokensPrompt(prompt_token_ids=list(prompt_token_ids))
-        if images:
+        if corruption is not None and not corruption.kept:
+            # vLLM takes no image without a row: what is left of it goes as text.
+            prompt["prompt_token_ids"] = self._replace_images(prompt_token_ids, structure)
+        elif images:
             prompt["multi_modal_data"] = {"image": [i.image for i in images]}
             prompt["multi_modal_uuids"] = {"image": [i.ref for i in images]}
             if len(images) == 1:

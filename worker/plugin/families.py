@@ -1,6 +1,7 @@
 """The model families that can leave image tokens out.
 
-A family is one module here with a `MaskedModel` class and an `image_views` function.
+A family is one module here with a `MaskedModel` class and the functions `image_views` and
+`structure_tokens`.
 """
 
 import importlib

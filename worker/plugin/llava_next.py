@@ -28,6 +28,11 @@ class MaskedModel(MaskingModel, llava_next.LlavaNextForConditionalGeneration):
     hf_to_vllm_mapper = ENGINE_NAMES
 
 
+def structure_tokens(info: Any, width: int, height: int) -> list[int]:
+    """As in `worker.plugin.llava`: a row's newline is one of the image tokens."""
+    return []
+
+
 def image_views(info: Any, width: int, height: int) -> list[ImageView]:
     """As in `worker.plugin.llava`. The tiles' padding is cut off before the newlines are added,
     so their grid, too, covers just the image."""

@@ -3,7 +3,8 @@
 Hiding an image token from attention and leaving its embedding out of the sequence are the same
 thing, as long as positions count the tokens that are there; tests/worker/plugin/test_masking.py
 holds that against transformers. So a masked request is an ordinary, shorter request: the processor
-repeats the image placeholder once per kept token, the model drops the other rows.
+takes hidden tokens out of those that vLLM puts in the placeholder's place, the model drops their
+rows. Tokens there that stand for no part of the image, such as the end of a row, stay.
 
 What is done to an image travels as `mm_processor_kwargs`, which vLLM includes in the item's hash:
 two masks of one image never share cached embeddings or key-value blocks. The same way diffusion
@@ -21,9 +22,14 @@ import torch
 from cachetools import LRUCache
 from transformers import BatchFeature
 from vllm.exceptions import VLLMValidationError
-from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
+from vllm.multimodal.inputs import (
+    MultiModalFieldConfig,
+    MultiModalKwargsItem,
+    MultiModalKwargsItems,
+)
 from vllm.multimodal.parse import ImageProcessorItems, MultiModalDataItems
-from vllm.multimodal.processing import PromptReplacement, PromptUpdate
+from vllm.multimodal.processing import PromptUpdateDetails
+from vllm.multimodal.processing.processor import MultiModalPromptUpdates
 
 from worker.bdhs.noise import noise_scales
 from worker.plugin.feature_cache import FeatureCache, select_items
@@ -37,6 +43,8 @@ KEPT_IMAGE_TOKENS = "kept_image_tokens"
 
 IMAGE_NOISE = "image_noise"
 """Request key: steps of the diffusion schedule and the noise's seed. Absent: no noise."""
+
+REQUEST_KEYS = (IMAGE_REF, KEPT_IMAGE_TOKENS, IMAGE_NOISE)
 
 IMAGE_TOKEN_MASK = "image_token_mask"
 """Field of a processed image: bool of shape (k,), true where the token stays."""
@@ -67,10 +75,10 @@ class MaskingProcessor:
     def _apply_hf_processor_main(
         self, mm_items: MultiModalDataItems, hf_kwargs: Mapping[str, object]
     ) -> BatchFeature:
-        hf_kwargs = dict(hf_kwargs)
-        ref = cast(str | None, hf_kwargs.pop(IMAGE_REF, None))
-        kept = cast(Sequence[int] | None, hf_kwargs.pop(KEPT_IMAGE_TOKENS, None))
-        noise = cast(Sequence[int] | None, hf_kwargs.pop(IMAGE_NOISE, None))
+        ref = cast(str | None, hf_kwargs.get(IMAGE_REF))
+        kept = cast(Sequence[int] | None, hf_kwargs.get(KEPT_IMAGE_TOKENS))
+        noise = cast(Sequence[int] | None, hf_kwargs.get(IMAGE_NOISE))
+        hf_kwargs = _without_request_keys(hf_kwargs)
         # When every image is cached already, vLLM asks for no image at all.
         if not mm_items.get_count("image", strict=False):
             return super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
@@ -104,7 +112,7 @@ class MaskingProcessor:
             return torch.ones(count, dtype=torch.bool)
         if not kept:
             raise VLLMValidationError(
-                f"{KEPT_IMAGE_TOKENS} is empty: send the prompt without the image instead"
+                f"{KEPT_IMAGE_TOKENS} is empty: send what is left of the image as text"
             )
         if not 0 <= min(kept) <= max(kept) < count:
             raise VLLMValidationError(
@@ -121,19 +129,47 @@ class MaskingProcessor:
         on_cpu = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
         return {**fields, IMAGE_TOKEN_MASK: on_cpu, IMAGE_HASH: on_cpu}
 
-    def _get_prompt_updates(
+    def _get_mm_prompt_updates(
         self,
         mm_items: MultiModalDataItems,
         hf_processor_mm_kwargs: Mapping[str, object],
         out_mm_kwargs: MultiModalKwargsItems,
-    ) -> Sequence[PromptUpdate]:
-        image_token = self.info.get_hf_config().image_token_index
+    ) -> MultiModalPromptUpdates:
+        """What replaces each placeholder: the model's own, less the hidden image tokens."""
+        updates = super()._get_mm_prompt_updates(  # type: ignore[misc]
+            mm_items, _without_request_keys(hf_processor_mm_kwargs), out_mm_kwargs
+        )
+        images = [
+            [update.with_content(_kept_content(update.content, _mask_of(item)))]
+            for item, [update] in zip(
+                out_mm_kwargs.get("image", ()), updates.get("image", ()), strict=True
+            )
+        ]
+        return {**updates, "image": images}
 
-        def placeholder(index: int) -> list[int]:
-            mask = cast(torch.Tensor, out_mm_kwargs["image"][index][IMAGE_TOKEN_MASK].data)
-            return [image_token] * int(mask.sum())
 
-        return [PromptReplacement("image", target=[image_token], replacement=placeholder)]
+def _without_request_keys(hf_kwargs: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in hf_kwargs.items() if name not in REQUEST_KEYS}
+
+
+def _mask_of(item: MultiModalKwargsItem) -> torch.Tensor:
+    return cast(torch.Tensor, item[IMAGE_TOKEN_MASK].data)
+
+
+def _kept_content(whole: PromptUpdateDetails, mask: torch.Tensor) -> PromptUpdateDetails:
+    """What stands for an image, less the hidden ones of its tokens.
+
+    Args:
+        mask: bool of shape (k,), true where the token stays.
+    """
+    tokens = torch.tensor(whole.full)
+    if whole.is_embed is None:
+        return PromptUpdateDetails(tokens[mask].tolist())
+    is_embed = whole.is_embed(whole.full)
+    stays = ~is_embed
+    stays[is_embed] = mask
+    kept = is_embed[stays]
+    return PromptUpdateDetails(tokens[stays].tolist(), lambda _: kept)
 
 
 def add_noise(pixels: torch.Tensor, steps: int, seed: int) -> torch.Tensor:

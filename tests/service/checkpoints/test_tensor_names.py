@@ -20,3 +20,18 @@ from service.checkpoints.tensor_names import published_name
 def test_names_are_those_of_published_checkpoints(inside: str, published: str):
     assert published_name(inside) == published
     assert published_name(published) == published
+
+
+@pytest.mark.parametrize(
+    ("inside", "published"),
+    [
+        ("model.vision_tower.head.probe", "vision_tower.vision_model.head.probe"),
+        ("model.vision_tower.ln_pre.weight", "vision_tower.ln_pre.weight"),
+        ("vision_tower.patch_conv.weight", "vision_tower.patch_conv.weight"),
+        ("model.vision_tower.transformer.layers.0.x", "vision_tower.transformer.layers.0.x"),
+    ],
+)
+def test_towers_are_told_by_their_parts(inside: str, published: str):
+    """SigLIP's as CLIP's; Pixtral's has no `vision_model`."""
+    assert published_name(inside) == published
+    assert published_name(published) == published

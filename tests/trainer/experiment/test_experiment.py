@@ -188,17 +188,21 @@ def test_a_small_experiment_raises_the_margin_and_resumes(
 def margin_of(output: Path) -> float:
     """Of the published adapter, on pairs of held-out scenes: 0 before training."""
     from peft import PeftModel
-    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
+    from service.checkpoints.input_processor import load_input_processor
+    from service.checkpoints.settings import InputSettings
     from tests.trainer.margin import margin
     from tests.trainer.pairs import rows_of
+    from trainer.methods.collator import RowCollator
     from trainer.toy import CHECKPOINT
     from trainer.toy.dataset import held_out
     from trainer.toy.recipe.model import load
 
-    model, processor = load(CHECKPOINT)
+    model, _ = load(CHECKPOINT)
     newest = max((output / "weights").iterdir(), key=lambda folder: int(folder.name))
     policy = PeftModel.from_pretrained(model, str(newest))
     items = held_out(24, kinds=("caption", "yes_no"), seed=1)
     rejected = [pairs.corrupted(item, number) for number, item in enumerate(items)]
-    return margin(policy, DataCollatorForVisionPreference(processor), rows_of(items, rejected))
+    return margin(
+        policy, RowCollator(load_input_processor("toy", InputSettings())), rows_of(items, rejected)
+    )

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from service.broker import UNAVAILABLE, Broker
 from service.client import AsyncClient
-from service.schemas import JobError, LeaseRequest, Pair, RunSettings, user_turn
+from service.schemas import JobError, LeaseRequest, Message, Pair, RunSettings, user_turn
 from service.settings import Settings
 from tests.servers import Server, free_port
 from tests.service.http import served
@@ -219,6 +219,31 @@ async def test_without_its_mark_it_repeats_nothing(
         assert len(await log_of(broker)) == 90
 
 
+async def test_another_system_prompt_feeds_the_same_rows_anew(
+    server: Server, pairs_file: Path, tmp_path: Path
+) -> None:
+    async with working(server) as broker:
+        for method in ("offline", "bdhs"):
+            for system in (None, "Be brief.", "Be brief.", "Be kind."):
+                what = plan(pairs_file, method=method, system=system, limit=2)
+                await feed_all(server.url, what, tmp_path)
+        pairs = await log_of(broker)
+    first = [(p.method, p.prompt[0].text if len(p.prompt) > 1 else None) for p in pairs]
+    assert Counter(first) == {
+        (method, system): 2
+        for method in ("offline", "bdhs-attention")
+        for system in (None, "Be brief.", "Be kind.")
+    }
+    assert {tuple(m.role for m in p.prompt) for p in pairs} == {("user",), ("system", "user")}
+
+
+def test_a_conversation_keeps_its_own_system_prompt() -> None:
+    own = Message(role="system", content="Answer in rhyme.")
+    example = Example([own, user_turn("?", 0)], (), chosen="Yes.", key="1.0")
+    what = plan("d", method="online", system="Be brief.")
+    assert what.request(example, []).messages == example.messages
+
+
 async def test_a_run_that_is_lost_is_fed_anew(
     server: Server, pairs_file: Path, tmp_path: Path
 ) -> None:
@@ -335,6 +360,7 @@ def test_what_is_asked_for_is_checked_first() -> None:
         (["toy", "--method", "online"], "needs an --annotator"),
         (["toy", "--method", "online", "--annotator", "self", "--n", "1"], "ranks 2 to 8"),
         (["toy", "--set", "guidance"], "give FIELD=VALUE"),
+        (["toy", "--system", " "], "--system is empty"),
         (["toy", "--url", "ftp://x"], "starts with none of"),
     ):
         result = CliRunner().invoke(app, arguments)
