@@ -32,8 +32,9 @@ def _tokenizer_state(tokenizer: Any) -> dict[str, Any]:
     return state | {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token}
 
 
-LABELS = ("image_processor_type", "processor_class", "_processor_class", "auto_map")
-"""Names of classes among an image processor's settings; a slow and a fast one differ in them."""
+LABELS = ("processor_class", "_processor_class", "auto_map")
+"""Among an image processor's settings, what changes no pixel. Its own class does: with torchvision
+and without, pictures are resized otherwise."""
 
 
 def _processor_state(processor: Any) -> dict[str, Any]:

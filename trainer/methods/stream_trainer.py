@@ -50,7 +50,7 @@ class StreamTrainer(DPOTrainer):
 
         # TRL hands its outputs to nobody, and makes others where it is asked for them.
         loss = super()._compute_loss(forward, inputs, return_outputs=False)
-        self._log_sampling_difference(*logps, *sampled)
+        self._log_sampling_difference(logps[0], *sampled)
         return loss * weight
 
     def _log_sampling_difference(
@@ -67,7 +67,8 @@ class StreamTrainer(DPOTrainer):
                 differences = (ours - sampled).abs()[there]
                 count, total = count + there.sum(), differences.sum()
                 worst = differences.max() if len(differences) else worst
-        figures = self.accelerator.gather(torch.stack([worst, total, count])).view(-1, 3)
+        gathered = self.accelerator.gather(torch.stack([worst, total, count]))
+        figures = cast(torch.Tensor, gathered).view(-1, 3)
         if (tokens := figures[:, 2].sum()) > 0:
             metrics = self._metrics["train"]
             name = "sampling/sampling_logp_difference"

@@ -20,6 +20,11 @@ from tests.servers import free_port
 from tests.worker import checkpoints
 
 
+def environment() -> dict[str, str]:
+    """A user's, who says nothing of memory: the workers' tests set it for theirs."""
+    return {k: v for k, v in os.environ.items() if k != "VLLM_CPU_KVCACHE_SPACE"}
+
+
 class Up:
     """`prefstream up` on a tiny checkpoint."""
 
@@ -35,7 +40,7 @@ class Up:
                 *(sys.executable, "-m", "service", "up", "--model", str(model)),
                 *("--port", str(self.port), "--data", str(data)),
             ],
-            env=os.environ
+            env=environment()
             | {
                 "HF_HUB_OFFLINE": "1",
                 "PREFSTREAM_WORKER_ENFORCE_EAGER": "1",
@@ -109,6 +114,7 @@ def test_ctrl_c_stops_a_command_that_works_in_it(tmp_path: Path) -> None:
 def run_up(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "service", "up", *arguments],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=240,
@@ -153,10 +159,10 @@ def test_a_model_that_the_memory_does_not_hold_is_refused_at_start(
 
 @pytest.mark.parametrize("command", ["serve", "work"])
 def test_without_a_redis_address_a_part_says_what_to_set(command: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFSTREAM_")}
+    without = {k: v for k, v in os.environ.items() if not k.startswith("PREFSTREAM_")}
     ended = subprocess.run(
         [sys.executable, "-m", "service", command],
-        env=environment,
+        env=without,
         capture_output=True,
         text=True,
         timeout=60,
