@@ -77,6 +77,8 @@ class Options:
     sharded: bool = False
     image_token: Literal["image_token_index", "image_token_id"] = "image_token_index"
     """Its name in config.json."""
+    vocabulary_padding: int = 0
+    """Of 1.6-Vicuna: rows beyond the tokenizer's, as published checkpoints have them."""
     end_token_ids: Sequence[int] = (2,)
     """generation_config.json's `eos_token_id`; several are a list there."""
 
@@ -103,9 +105,9 @@ def llava_15(folder: Path, **options: Any) -> Path:
 
 def llava_16_vicuna(folder: Path, **options: Any) -> Path:
     """LLaVA-1.6 on Vicuna: the number of image tokens depends on the picture."""
-    return _llava_next(
-        folder, _text(LlamaConfig, num_key_value_heads=2), VICUNA_TEMPLATE, Options(**options)
-    )
+    chosen = Options(**options)
+    text = _text(LlamaConfig, PAD + 1 + chosen.vocabulary_padding, num_key_value_heads=2)
+    return _llava_next(folder, text, VICUNA_TEMPLATE, chosen)
 
 
 def llava_16_mistral(folder: Path, **options: Any) -> Path:
@@ -207,8 +209,7 @@ def _clip() -> CLIPVisionConfig:
 def _text(
     config: Callable[..., PreTrainedConfig], vocabulary: int = PAD + 1, **more: Any
 ) -> PreTrainedConfig:
-    """`vocabulary`: without the rows that published checkpoints have for tokens that do not exist.
-    A random model would write them."""
+    """`vocabulary`: rows; a random model writes those beyond the tokenizer's, too."""
     return config(
         vocab_size=vocabulary,
         hidden_size=64,

@@ -31,6 +31,7 @@ from worker.engine.decoded_image import DecodedImage
 from worker.engine.early_stop import StopCheck, add_stop_check, never_stop
 from worker.engine.errors import EngineDied, LoadFailed, PromptTooLong, RequestRefused
 from worker.engine.platform_defaults import platform_defaults
+from worker.engine.token_texts import leave_out_token_texts
 from worker.engine.weight_loading import replace_weights
 from worker.model_shapes import model_shapes
 from worker.plugin.families import UnsupportedModel, load_family
@@ -304,6 +305,8 @@ class Engine:
     ) -> RequestOutput:
         """A request's answers, once they are complete. Cancelled, it leaves nothing running.
 
+        Log-probabilities are by token ids; they have no texts.
+
         Args:
             prompt_token_ids: with one image placeholder for each image.
             params: `max_tokens` is lowered to what the context leaves. They belong to the request.
@@ -353,6 +356,7 @@ class Engine:
                 request_id, prompt, params, lora_request=lora, trace_headers=tracing.headers()
             )
             add_stop_check(llm, request_id, check)
+            leave_out_token_texts(llm, request_id)
             output = cast(RequestOutput, await queue.get())
             return output
         except EngineDeadError as error:

@@ -1,0 +1,36 @@
+"""A token that the tokenizer does not know has a log-probability, and ends nobody's requests."""
+
+from pathlib import Path
+
+from vllm import SamplingParams
+
+from service.schemas import user_turn
+from tests import hub_checkpoints
+from worker.engine import Engine
+from worker.engine.token_texts import token_text
+from worker.settings import WorkerSettings
+
+
+async def test_a_row_that_pads_the_vocabulary_is_sampled(tmp_path: Path) -> None:
+    folder = hub_checkpoints.llava_16_vicuna(tmp_path, vocabulary_padding=62)
+    engine = Engine(
+        WorkerSettings(model=str(folder), dtype="float32", enforce_eager=True, max_lora_rank=16)
+    )
+    await engine.start()
+    try:
+        tokenizer = engine.inputs.renderer.tokenizer
+        unknown = len(tokenizer) + 8
+        prompt = engine.inputs.renderer.prompt([user_turn("What?", 0)]).token_ids
+        for logprobs in (0, 2):
+            params = SamplingParams(
+                max_tokens=3, logprobs=logprobs, logit_bias={unknown: 100.0}, ignore_eos=True
+            )
+            written = (await engine.generate(prompt, params)).outputs[0]
+            assert list(written.token_ids) == [unknown] * 3
+            assert len(written.logprobs or []) == 3
+        assert engine.alive
+        assert token_text(tokenizer, unknown) == ""
+        [cat] = tokenizer.encode("cat", add_special_tokens=False)
+        assert token_text(tokenizer, cat).strip() == "cat"
+    finally:
+        engine.stop()
