@@ -4,7 +4,8 @@ vLLM 0.32 looks them up itself, and dies of a token that the tokenizer does not 
 checkpoints have some: the rows that pad a LLaVA's vocabulary to 32,064.
 """
 
-from transformers import PreTrainedTokenizerBase
+from typing import Any
+
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -21,7 +22,7 @@ def leave_out_token_texts(llm: AsyncLLM, request_id: str) -> None:
         logprobs.tokenizer = None
 
 
-def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+def token_text(tokenizer: Any, token_id: int) -> str:
     """Its text, with the space that it begins with; none for a token that the tokenizer has not."""
     if token_id >= len(tokenizer):
         return ""
