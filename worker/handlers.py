@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
-from transformers import PreTrainedTokenizerBase
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput
@@ -32,7 +31,6 @@ from worker.annotators.registry import AnnotatorRegistry
 from worker.bdhs.algorithm import generate_rejected
 from worker.embedder import Embedder
 from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
-from worker.engine.token_texts import token_text
 from worker.engine_policy import EnginePolicy, sampling_params
 from worker.pairs import bdhs_pair, ranked_pairs
 from worker.weights.versions import VersionGone, WeightVersions
@@ -125,8 +123,7 @@ class Handlers:
             logprobs=_logprobs(request),
         )
         written = await self._generate(request.conversation, params, images, lora)
-        tokenizer = self._engine.inputs.processor.tokenizer
-        responses = [_response(w, lora, request.logprobs, tokenizer) for w in written]
+        responses = [_response(w, lora, request.logprobs) for w in written]
         result = SampleResult(responses=responses, seed=seed)
         if request.annotator is not None:
             result.annotation = await self._annotate(request, result, images, lora)
@@ -218,10 +215,7 @@ def _logprobs(request: SampleRequest) -> int | None:
 
 
 def _response(
-    written: CompletionOutput,
-    lora: LoRARequest | None,
-    asked_logprobs: int | None,
-    tokenizer: PreTrainedTokenizerBase,
+    written: CompletionOutput, lora: LoRARequest | None, asked_logprobs: int | None
 ) -> Response:
     ids = list(written.token_ids)
     logprobs = None
@@ -229,7 +223,7 @@ def _response(
         logprobs = [
             sorted(
                 (
-                    TokenLogprob(token_id=i, token=token_text(tokenizer, i), logprob=lp.logprob)
+                    TokenLogprob(token_id=i, token=lp.decoded_token or "", logprob=lp.logprob)
                     for i, lp in alternatives.items()
                 ),
                 key=lambda entry: (entry.token_id != token, -entry.logprob),

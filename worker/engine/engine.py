@@ -31,7 +31,7 @@ from worker.engine.decoded_image import DecodedImage
 from worker.engine.early_stop import StopCheck, add_stop_check, never_stop
 from worker.engine.errors import EngineDied, LoadFailed, PromptTooLong, RequestRefused
 from worker.engine.platform_defaults import platform_defaults
-from worker.engine.token_texts import leave_out_token_texts
+from worker.engine.unknown_tokens import give_unknown_tokens_text
 from worker.engine.weight_loading import replace_weights
 from worker.model_shapes import model_shapes
 from worker.plugin.families import UnsupportedModel, load_family
@@ -118,11 +118,13 @@ class Engine:
         config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
         memory = take_memory(config, self.shapes, self._settings)
         log.info("engine starting", model=self._settings.model, **memory)
-        return AsyncLLM.from_vllm_config(
+        llm = AsyncLLM.from_vllm_config(
             config,
             enable_log_requests=args.enable_log_requests,
             disable_log_stats=args.disable_log_stats,
         )
+        give_unknown_tokens_text(llm.get_tokenizer())
+        return llm
 
     def _args(self) -> AsyncEngineArgs:
         s = self._settings
@@ -305,8 +307,6 @@ class Engine:
     ) -> RequestOutput:
         """A request's answers, once they are complete. Cancelled, it leaves nothing running.
 
-        Log-probabilities are by token ids; they have no texts.
-
         Args:
             prompt_token_ids: with one image placeholder for each image.
             params: `max_tokens` is lowered to what the context leaves. They belong to the request.
@@ -356,7 +356,6 @@ class Engine:
                 request_id, prompt, params, lora_request=lora, trace_headers=tracing.headers()
             )
             add_stop_check(llm, request_id, check)
-            leave_out_token_texts(llm, request_id)
             output = cast(RequestOutput, await queue.get())
             return output
         except EngineDeadError as error:
