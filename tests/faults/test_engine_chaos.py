@@ -154,7 +154,8 @@ async def test_a_real_engines_jobs_end_once(stage: Stage) -> None:
             feeding.cancel()
 
         states = Counter(job.status for job in jobs if job is not None)
-        assert states == {JobStatus.succeeded: len(feeder.ids)}
+        errors = [job.error for job in jobs if job is not None and job.error]
+        assert states == {JobStatus.succeeded: len(feeder.ids)}, (errors, stage.logs())
         for run in ("r0", "r1"):
             page = await broker.runs.pairs(run, None, 1000)
             made = [job.id for job in jobs if job is not None and job.run == run]
