@@ -60,6 +60,7 @@ class Renderer:
         template: str,
         *,
         image_token_id: int,
+        takes_parts: bool = True,
         end_token_ids: Collection[int] = (),
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -67,19 +68,27 @@ class Renderer:
         Args:
             tokenizer: transformers', a fast one: it must tell at which character a token ends.
             template: of chats, in Jinja.
-            image_token_id: of the placeholder that the template writes once for each image.
+            image_token_id: of the placeholder that stands once for each image.
+            takes_parts: whether the template looks at the parts of a message and writes the
+                placeholder itself. Else it is given texts, which begin with a line for each image.
             end_token_ids: at which the model stops, such as its generation config's
                 `eos_token_id`; the tokenizer's own is always one.
             template_kwargs: variables of the template, such as `enable_thinking`.
         """
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
+        self._takes_parts = takes_parts
         own = tokenizer.eos_token_id
         self.end_token_ids: frozenset[int] = frozenset(
             {*end_token_ids, *([] if own is None else [own])}
         )
         self._template = template
         self._template_kwargs = dict(template_kwargs or {})
+
+    @property
+    def image_token(self) -> str:
+        """The placeholder of an image, as the template writes it."""
+        return self.tokenizer.convert_ids_to_tokens(self.image_token_id)
 
     def prompt(self, conversation: Sequence[Message]) -> "Prompt":
         """The conversation, ready to be answered. Raises: BadConversation."""
@@ -118,9 +127,7 @@ class Renderer:
 
         Raises: BadConversation.
         """
-        messages = [
-            {"role": m.role, "content": [p.model_dump() for p in m.parts]} for m in conversation
-        ]
+        messages = [{"role": m.role, "content": self._content(m)} for m in conversation]
         try:
             return self.tokenizer.apply_chat_template(
                 messages,
@@ -131,6 +138,14 @@ class Renderer:
             )
         except Exception as error:  # templates raise what they like
             raise BadConversation(f"the model's chat template refuses it: {error}") from error
+
+    def _content(self, message: Message) -> Any:
+        """A message's content as the template takes it."""
+        if self._takes_parts:
+            return [part.model_dump() for part in message.parts]
+        images = [self.image_token for part in message.parts if isinstance(part, ImagePart)]
+        texts = [part.text for part in message.parts if not isinstance(part, ImagePart)]
+        return "\n".join([*images, *texts])
 
     def tokenize(self, text: str) -> tuple[list[int], list[Offset]]:
         """Token ids of a rendered text, and the characters that each stands for."""
@@ -164,12 +179,8 @@ class Prompt:
         if placeholders != images:
             raise BadConversation(
                 f"{images} images, but {placeholders} image placeholders once rendered: does the "
-                f"text itself contain {self._image_token!r}?"
+                f"text itself contain {renderer.image_token!r}?"
             )
-
-    @property
-    def _image_token(self) -> str:
-        return self._renderer.tokenizer.convert_ids_to_tokens(self._renderer.image_token_id)
 
     def _rendered(self, answer: str) -> _Rendered:
         if answer not in self._answers:
@@ -233,7 +244,8 @@ class Prompt:
         """
         ids, _, before = self._tokens_with(text)
         if self._renderer.image_token_id in ids[before:]:
-            raise BadConversation(f"the answer contains the image placeholder {self._image_token}")
+            image = self._renderer.image_token
+            raise BadConversation(f"the answer contains the image placeholder {image}")
         end = self._end(text) if ended else None
         return Answer(ids[:before], ids[before:] + ([] if end is None else [end]))
 

@@ -205,6 +205,6 @@ async def _write(
             (out / name).write_bytes(image)
             row = pair.model_dump(mode="json") | {"images": [name]}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            shown.append(ShownPair(pair=pair, image=image, trace=traces.get(pair.pair_id)))
+            shown.append(ShownPair(pair, [image], traces.get(pair.pair_id)))
     page = render_pairs(shown, title="Pairs of the toy model", summary=figures)
     (out / "pairs.html").write_text(page)

@@ -17,12 +17,19 @@ from service.commands.console import ChatTemplate, Namespace, fail, read_setting
 
 def work(
     model: Annotated[
-        str | None, typer.Option(help="LLaVA checkpoint: a folder, a hub name, or `toy`.")
+        str | None, typer.Option(help="Vision-language model: a folder, a hub name, or `toy`.")
     ] = None,
     embedder: Annotated[
         str | None, typer.Option(help="A sentence-transformers model, or `embedded`.")
     ] = None,
     chat_template: ChatTemplate = None,
+    unproven: Annotated[
+        bool | None,
+        typer.Option(
+            "--unproven",
+            help="Take a model of a family that is not proven, after a check at start.",
+        ),
+    ] = None,
     slots: Annotated[int | None, typer.Option(help="Jobs at once, at most.", min=1)] = None,
     namespace: Namespace = None,
 ) -> None:
@@ -37,6 +44,7 @@ def work(
         "model": model,
         "embedder": embedder,
         "chat_template": chat_template,
+        "unproven": unproven,
         "slots": slots,
     }
     try:

@@ -1,7 +1,7 @@
-"""The engine as BDHS's policy: bound to one prompt, one image, one request's sampling settings."""
+"""The engine as BDHS's policy: bound to one prompt, its images, one request's sampling settings."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,11 +10,12 @@ from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 
-from service.schemas import ImageView, JobRequest, WeightSpan
+from service.schemas import ImageTrace, JobRequest, WeightSpan
 from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.policy import Completion, SentenceEnd
 from worker.engine import DecodedImage, Engine, weight_spans
 from worker.engine.early_stop import StopCheck, never_stop
+from worker.plugin.masking import Placeholder
 
 PREFIX_CACHE_MIN_TOKENS = 256
 """Image tokens from which on the first sentence of an iteration starts before the others.
@@ -48,19 +49,31 @@ class EnginePolicy:
         self,
         engine: Engine,
         request: JobRequest,
-        image: DecodedImage,
-        *,
-        lora: LoRARequest | None = None,
+        images: Sequence[DecodedImage],
+        placeholders: Sequence[Placeholder],
+        lora: LoRARequest | None,
     ):
         self._engine = engine
         self._lora = lora
         self._request = request
-        self._image = image
-        self._first_prefill: tuple[ImageCorruption, asyncio.Event] | None = None
-        """The iteration's corruption, and whether vLLM has computed the first prompt under it."""
+        self._images = images
+        self._first_prefill: tuple[Sequence[ImageCorruption], asyncio.Event] | None = None
+        """An iteration's corruptions, and whether vLLM has computed the first prompt under them."""
         self.prompt = engine.inputs.renderer.prompt(request.conversation)
-        self.image_tokens = engine.image_tokens(image)
-        self.image_views: list[ImageView] = engine.image_views(image)
+        self.images = [ImageTrace(tokens=p.image_tokens, views=p.views) for p in placeholders]
+
+    @classmethod
+    async def create(
+        cls,
+        engine: Engine,
+        request: JobRequest,
+        images: Sequence[DecodedImage],
+        *,
+        lora: LoRARequest | None = None,
+    ) -> "EnginePolicy":
+        """Raises: BadConversation, RequestRefused, EngineDied."""
+        placeholders = await asyncio.gather(*map(engine.placeholder, images))
+        return cls(engine, request, images, placeholders, lora)
 
     def token_ends(self, answer: str) -> set[int]:
         return self.prompt.token_ends(answer)
@@ -70,11 +83,11 @@ class EnginePolicy:
         answer: str,
         cut: int,
         *,
-        corruption: ImageCorruption,
+        corruptions: Sequence[ImageCorruption],
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
-        async with self._prefix_cached(corruption) as computed:
+        async with self._prefix_cached(corruptions) as computed:
 
             def stop_check(text: str) -> bool:
                 computed.set()
@@ -82,7 +95,7 @@ class EnginePolicy:
 
             output = await self._generate(
                 self.prompt.token_ids_up_to(answer, cut),
-                corruption,
+                corruptions,
                 sampling_params(self._request, seed=seed),
                 stop_check,
             )
@@ -97,13 +110,13 @@ class EnginePolicy:
             weight_versions=weight_spans(written, self._lora),
         )
 
-    async def predict(self, answer: str, *, corruption: ImageCorruption) -> Completion:
+    async def predict(self, answer: str, *, corruptions: Sequence[ImageCorruption]) -> Completion:
         """One prefill: vLLM states the likeliest token at every place of the prompt."""
         token_ids, before = self.prompt.token_ids_with(answer)
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
-        output = await self._generate(token_ids, corruption, params)
+        output = await self._generate(token_ids, corruptions, params)
         prompt_token_ids = list(output.prompt_token_ids or ())
-        # The image's tokens, in place of its one placeholder, stand before the answer.
+        # The images' tokens, in place of their placeholders, stand before the answer.
         before += len(prompt_token_ids) - len(token_ids)
         places = (output.prompt_logprobs or [])[before:]
         ids = [_likeliest(place) for place in places if place is not None]
@@ -118,12 +131,14 @@ class EnginePolicy:
         )
 
     @asynccontextmanager
-    async def _prefix_cached(self, corruption: ImageCorruption) -> AsyncGenerator[asyncio.Event]:
+    async def _prefix_cached(
+        self, corruptions: Sequence[ImageCorruption]
+    ) -> AsyncGenerator[asyncio.Event]:
         """Entered when the request may start; the event is set once its prompt is computed."""
         prefill = self._first_prefill
-        if prefill is None or prefill[0] is not corruption:
-            prefill = self._first_prefill = corruption, asyncio.Event()
-        elif len(corruption.kept) >= PREFIX_CACHE_MIN_TOKENS:
+        if prefill is None or prefill[0] is not corruptions:
+            prefill = self._first_prefill = corruptions, asyncio.Event()
+        elif sum(len(c.kept) for c in corruptions) >= PREFIX_CACHE_MIN_TOKENS:
             await prefill[1].wait()
         try:
             yield prefill[1]
@@ -133,15 +148,15 @@ class EnginePolicy:
     async def _generate(
         self,
         token_ids: list[int],
-        corruption: ImageCorruption,
+        corruptions: Sequence[ImageCorruption],
         params: SamplingParams,
         stop_check: StopCheck = never_stop,
     ) -> RequestOutput:
         return await self._engine.generate(
             token_ids,
             params,
-            [self._image],
-            corruption=corruption,
+            self._images,
+            corruptions=corruptions,
             lora=self._lora,
             stop_check=stop_check,
         )

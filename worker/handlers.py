@@ -72,7 +72,7 @@ class Handlers:
             images = await asyncio.gather(*map(self._image, claim.request.images))
             async with self._weights(claim.request.weight_version) as lora:
                 if isinstance(claim.request, BdhsRequest):
-                    return await self._bdhs(claim, claim.request, images[0], lora)
+                    return await self._bdhs(claim, claim.request, images, lora)
                 return await self._sample(claim, claim.request, images, lora)
         except ImageGone as error:
             raise _job_failed("image_gone", error) from error
@@ -179,10 +179,14 @@ class Handlers:
         )
 
     async def _bdhs(
-        self, claim: Claim, request: BdhsRequest, image: DecodedImage, lora: LoRARequest | None
+        self,
+        claim: Claim,
+        request: BdhsRequest,
+        images: list[DecodedImage],
+        lora: LoRARequest | None,
     ) -> BdhsResult:
         seed = _given_or_random_seed(request.seed)
-        policy = EnginePolicy(self._engine, request, image, lora=lora)
+        policy = await EnginePolicy.create(self._engine, request, images, lora=lora)
         rejected = await generate_rejected(request, seed, policy, self._embedder.similarity)
         pair = bdhs_pair(claim, request, seed, rejected, policy.prompt, self._engine.inputs.digest)
         return BdhsResult(pairs=[pair], trace=_trim_trace(rejected.trace, request.trace))

@@ -4,7 +4,7 @@ from typing import Any
 
 from service.checkpoints.inspectors import Checkpoint, Judgement
 from service.checkpoints.report import Finding, Serving
-from worker.plugin.families import MODEL_FAMILIES
+from worker.plugin.families import PROVEN, RECURRENT
 
 CPU_HEAD_SIZE = 32
 """vLLM's attention on a CPU takes multiples of it."""
@@ -12,15 +12,16 @@ CPU_HEAD_SIZE = 32
 
 def judge_serving(checkpoint: Checkpoint) -> Judgement:
     """Whether its family is proven, and on which layers adapters are served."""
-    proven = checkpoint.architecture in MODEL_FAMILIES
+    proven = checkpoint.architecture in PROVEN
     problems: list[Finding] = []
     if not proven:
         problems.append(
             Finding(
                 code="family_unsupported",
-                message=f"{checkpoint.architecture or 'A model without an architecture'} cannot "
-                "leave image tokens out, and workers refuse it.",
-                remedy=f"Supported are {', '.join(MODEL_FAMILIES)}.",
+                message=f"{checkpoint.architecture or 'A model without an architecture'} is not "
+                "proven to leave image tokens out as its attention would, and workers refuse it.",
+                remedy=f"Proven are {', '.join(PROVEN)}. With --unproven, workers try others, "
+                "after a check at start.",
             )
         )
     head_size = _head_size(checkpoint.config)
@@ -31,6 +32,15 @@ def judge_serving(checkpoint: Checkpoint) -> Judgement:
                 code="no_cpu_attention",
                 message=f"Its head size, {head_size}, is no multiple of {CPU_HEAD_SIZE}: vLLM's "
                 "attention on a CPU lacks it, so it can be served on a GPU only.",
+            )
+        )
+    if checkpoint.architecture in RECURRENT:
+        notes.append(
+            Finding(
+                code="recurrent",
+                message="It has recurrent layers, whose state a token that is only hidden would "
+                "still change. Hidden image tokens are absent from them, too: BDHS works, and is "
+                "not quite attention masking.",
             )
         )
     return Judgement(

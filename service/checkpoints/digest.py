@@ -16,7 +16,8 @@ def input_digest(
     template_kwargs: Mapping[str, Any],
     processor_kwargs: Mapping[str, Any],
 ) -> InputDigest:
-    """The digest of a checkpoint's inputs. `processor` is transformers', with a fast tokenizer."""
+    """The digest of a checkpoint's inputs. `processor` is transformers', with a fast tokenizer; or
+    has an `image_processor` that is null, where the model's own code processes pictures."""
     return InputDigest(
         chat_template=_digest([template, dict(template_kwargs)]),
         tokenizer=_digest(_tokenizer_state(processor.tokenizer)),
@@ -38,6 +39,8 @@ and without, pictures are resized otherwise."""
 
 
 def _processor_state(processor: Any) -> dict[str, Any]:
+    if processor.image_processor is None:
+        return {}
     pictures: dict[str, Any] = processor.image_processor.to_dict()
     attributes: dict[str, Any] = processor.__dict__
     own = {

@@ -87,7 +87,7 @@ def _render(renderer: Renderer, case: _Case) -> Example:
 
 def _refusal(renderer: Renderer, reason: str) -> Finding:
     """Why a single question about a picture cannot be rendered."""
-    image = renderer.tokenizer.convert_ids_to_tokens(renderer.image_token_id)
+    image = renderer.image_token
     try:
         text = renderer.render(ONE_TURN.conversation, open_turn=True)
     except BadConversation:

@@ -14,6 +14,7 @@ from service.checkpoints.input_processor import (
     InputProcessor,
     UnusableCheckpoint,
     load_input_processor,
+    sees_by_own_code,
 )
 from service.checkpoints.inspectors import GROUP, Checkpoint, Judgement
 from service.checkpoints.picture_sizes import count_image_tokens
@@ -44,7 +45,7 @@ def inspect_checkpoint(
         ImportError: transformers is not installed.
     """
     name = model_names.resolve_model(model)
-    checkpoint, problem = _read_config(name, trust_remote_code)
+    checkpoint, problem, not_judged = _read_config(name, trust_remote_code)
     report = CheckpointReport(
         model=model,
         folder=name,
@@ -54,6 +55,7 @@ def inspect_checkpoint(
     )
     if problem is not None:
         report.problems.append(problem)
+    report.not_judged += not_judged
     _describe_inputs(report, checkpoint, settings)
     if Path(name).is_dir():
         report.weights, problems = check_weight_files(Path(name))
@@ -64,7 +66,10 @@ def inspect_checkpoint(
     return report
 
 
-def _read_config(name: str, trust_remote_code: bool) -> tuple[Checkpoint, Finding | None]:
+def _read_config(
+    name: str, trust_remote_code: bool
+) -> tuple[Checkpoint, Finding | None, list[str]]:
+    """Also what is wrong, and what cannot be judged."""
     from transformers import AutoConfig, PretrainedConfig
 
     try:
@@ -75,9 +80,13 @@ def _read_config(name: str, trust_remote_code: bool) -> tuple[Checkpoint, Findin
         raise NoCheckpoint(_no_checkpoint(name, "It is empty."))
     architecture = next(iter(raw.get("architectures") or ()), None)
     config, model, problem = None, None, None
+    not_judged: list[str] = []
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        model = _model_without_weights(config, trust_remote_code)
+        if sees_by_own_code(config):
+            not_judged.append("The model's parts: transformers has no class of it, vLLM may.")
+        else:
+            model = _model_without_weights(config, trust_remote_code)
     except Exception as error:  # a model's code raises what it likes
         what = "config.json" if config is None else "config.json as a vision-language model"
         problem = Finding(
@@ -85,7 +94,8 @@ def _read_config(name: str, trust_remote_code: bool) -> tuple[Checkpoint, Findin
             message=f"transformers makes nothing of {what}: {in_a_line(error)}",
             remedy="Models with code of their own need --trust-remote-code.",
         )
-    return Checkpoint(name, architecture, config, model, trust_remote_code), problem
+    checkpoint = Checkpoint(name, architecture, config, model, trust_remote_code)
+    return checkpoint, problem, not_judged
 
 
 def _model_without_weights(config: Any, trust_remote_code: bool) -> Any:
@@ -135,14 +145,14 @@ def _describe_inputs(
         )
     else:
         size = len(inputs.renderer.tokenizer)
-        if 0 <= inputs.renderer.image_token_id < size:
+        if 0 <= inputs.feature_token_id < size:
             _describe_rendering(report, checkpoint, inputs)
             _describe_pictures(report, checkpoint, inputs)
             return
         report.problems.append(
             Finding(
                 code="image_token_unknown",
-                message=f"config.json names {inputs.renderer.image_token_id} as the token that "
+                message=f"config.json names {inputs.feature_token_id} as the token that "
                 f"stands for an image, which the tokenizer does not know: it has {size}.",
                 remedy="The tokenizer may be the language model's own. Take the one that was "
                 "published with the checkpoint.",
@@ -156,7 +166,7 @@ def _describe_rendering(
 ) -> None:
     renderer = inputs.renderer
     report.chat_template = Template(source=inputs.template.source, text=inputs.template.text)
-    report.image_token = renderer.tokenizer.convert_ids_to_tokens(renderer.image_token_id)
+    report.image_token = renderer.image_token
     report.digest = inputs.digest
     report.examples, problems, notes = render_examples(renderer)
     report.problems += problems

@@ -23,13 +23,16 @@ class Counted(NamedTuple):
 def count_image_tokens(checkpoint: Checkpoint, inputs: InputProcessor) -> Counted:
     """Shows the processor blank pictures, and what it makes of them to the model."""
     counted = Counted([], [], [])
+    if inputs.processor.image_processor is None:
+        counted.not_judged.append("k: pictures are processed by code that transformers lacks.")
+        return counted
     for width, height in SIZES:
         try:
             [ids], pictures = inputs.process_images([Image.new("RGB", (width, height))])
         except Exception as error:  # processors raise what they like
             counted.problems.append(_refused("processor", width, height, inputs, error))
             break
-        tokens = ids.count(inputs.renderer.image_token_id)
+        tokens = ids.count(inputs.feature_token_id)
         counted.sizes.append(ImageTokens(width=width, height=height, tokens=tokens))
         if checkpoint.model is None or counted.not_judged:
             continue

@@ -7,20 +7,24 @@ the published names, so those are the ones that workers load, check by, and trai
 
 import re
 
-PUBLISHED_NAMES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(
-            r"^(model\.)?vision_tower\."
-            r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)"
-        ),
-        "vision_tower.vision_model.",
+Rewrite = tuple[re.Pattern[str], str]
+
+CLIP_TOWER: Rewrite = (
+    re.compile(
+        r"^(model\.)?vision_tower\.(?=(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)"
     ),
+    "vision_tower.vision_model.",
+)
+"""Of CLIP's and SigLIP's towers, told from others, such as Pixtral's, by the names of their
+parts."""
+
+PUBLISHED_NAMES: tuple[Rewrite, ...] = (
+    CLIP_TOWER,
     (re.compile(r"^model\.language_model\."), "language_model.model."),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
     (re.compile(r"^model\."), ""),
 )
-"""Rewrites, applied in this order. A published name stays as it is. CLIP's and SigLIP's towers are
-told from others, such as Pixtral's, by the names of their parts."""
+"""Rewrites, applied in this order. A published name stays as it is."""
 
 
 def published_name(name: str) -> str:

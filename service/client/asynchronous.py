@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from typing import Self
+from weakref import WeakSet
 
 from service.client.errors import PrefstreamError, TooManyRequests
 from service.client.http import HttpTransport
@@ -58,6 +59,9 @@ class AsyncClient:
         else:
             raise ValueError(f"{url!r} starts with none of http://, https://, redis://, rediss://")
         self._renewer = LeaseRenewer(self._transport)
+        self._maps: WeakSet[AsyncGenerator[tuple[int, Job]]] = WeakSet()
+        self._unfinished_maps: set[asyncio.Event] = set()
+        """Each is set once what its map left open is cancelled."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,7 +70,15 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends what runs in the background; leases that are held run out."""
+        """Ends what runs in the background: leases that are held run out, jobs of a `map` that was
+        left are cancelled."""
+        for mapped in list(self._maps):
+            with suppress(RuntimeError):  # another task is in the middle of it
+                await mapped.aclose()
+        # Of those that an error left nobody holds the generator; the event loop closes them soon.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_S):
+                await asyncio.gather(*(finished.wait() for finished in self._unfinished_maps))
         await self._renewer.close()
         await self._transport.close()
 
@@ -109,7 +121,7 @@ class AsyncClient:
             if left <= 0:
                 raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:g} s")
 
-    async def map(
+    def map(
         self, requests: Iterable[SampleRequest | BdhsRequest], *, in_flight: int = 16
     ) -> AsyncGenerator[tuple[int, Job]]:
         """Posts many jobs, `in_flight` at once, and yields each as it ends, in whatever way, with
@@ -121,6 +133,13 @@ class AsyncClient:
 
         Raises: for the first request that the service refuses, as `sample` and `bdhs`.
         """
+        mapped = self._map(requests, in_flight)
+        self._maps.add(mapped)
+        return mapped
+
+    async def _map(
+        self, requests: Iterable[SampleRequest | BdhsRequest], in_flight: int
+    ) -> AsyncGenerator[tuple[int, Job]]:
         source = enumerate(requests)
         submissions: set[asyncio.Task[Job]] = set()
         open_jobs: set[str] = set()
@@ -147,6 +166,7 @@ class AsyncClient:
 
         running: set[asyncio.Task[tuple[int, Job]]] = set()
         more = True
+        self._unfinished_maps.add(finished := asyncio.Event())
         try:
             while more or running:
                 while more and len(running) < in_flight:
@@ -169,6 +189,8 @@ class AsyncClient:
                     sent = await asyncio.gather(*submissions, return_exceptions=True)
                     open_jobs |= {job.id for job in sent if isinstance(job, Job)}
                     await asyncio.gather(*map(self.cancel, open_jobs))
+            self._unfinished_maps.discard(finished)
+            finished.set()
 
     async def cancel(self, job_id: str) -> Job:
         """Cancels a job that has not ended. One that has is returned as it is."""

@@ -11,7 +11,7 @@ from service.commands.local_stack import LocalStack, LocalStackError
 
 def up(
     model: Annotated[
-        str, typer.Option(help="LLaVA checkpoint: a folder, a hub name, or `toy`.")
+        str, typer.Option(help="Vision-language model: a folder, a hub name, or `toy`.")
     ] = "toy",
     embedder: Annotated[
         str, typer.Option(help="A sentence-transformers model, or `embedded`.")

@@ -149,6 +149,9 @@ class BdhsRequest(JobRequest):
     guidance: Literal["sentence", "none", "token"] = "sentence"
     """`sentence`: complete each sentence of the reference; `none`: generate freely; `token`:
     predict every token after the reference's true ones (POVID's distortion; noise only)."""
+    corrupt_images: list[int] | None = Field(default=None, min_length=1)
+    """Indices of those images of the prompt that are spoilt, each by its own draw; null: all of
+    them (the paper has one)."""
     rho: float = Field(default=0.99, ge=0.0, le=1.0)
     """ρ_th: an image token stays visible where U(0,1) ≥ ρ_th. 0 hides nothing, 1 everything (paper:
     0.99)."""
@@ -166,9 +169,17 @@ class BdhsRequest(JobRequest):
     """How much of what was drawn the result carries; `full` adds token ids."""
 
     @model_validator(mode="after")
-    def _one_image(self) -> Self:
-        if len(self.images) != 1:
-            raise ValueError(f"BDHS takes exactly one image, not {len(self.images)}")
+    def _images_to_corrupt(self) -> Self:
+        if not self.images:
+            raise ValueError("BDHS needs an image to spoil, and `images` is empty")
+        named = self.corrupt_images or []
+        if len(set(named)) < len(named):
+            raise ValueError(f"`corrupt_images` names an image twice: {named}")
+        if beyond := [index for index in named if not 0 <= index < len(self.images)]:
+            raise ValueError(
+                f"`corrupt_images` names {beyond[0]}, and the {len(self.images)} images are "
+                f"numbered from 0 to {len(self.images) - 1}"
+            )
         if not self.reference.strip():
             raise ValueError("`reference` is empty")
         return self

@@ -22,9 +22,10 @@ class WeightSpan(Model):
 
 
 class ImageView(Model):
-    """A grid of image tokens that covers the whole picture, row by row.
+    """A grid of image tokens that covers the picture, or one tile of it, row by row.
 
-    A family may look at the picture more than once (LLaVA-NeXT: the thumbnail, then the tiles).
+    A family may look at the picture more than once (LLaVA-NeXT: the thumbnail, then all tiles as
+    one grid; InternVL: each tile, then the thumbnail).
     """
 
     start: int
@@ -35,6 +36,14 @@ class ImageView(Model):
     """Image tokens from left to right."""
     newline: bool
     """Each row is followed by one image token that stands for no patch."""
+    tile_rows: int = 1
+    """Into how many rows of equal tiles the picture was cut."""
+    tile_columns: int = 1
+    """Into how many columns."""
+    tile_row: int = 0
+    """Row of the tile that this grid covers."""
+    tile_column: int = 0
+    """Column of that tile."""
 
 
 class ImageTrace(Model):

@@ -19,9 +19,21 @@ from service.web.thumbnail import Thumbnail, thumbnail
 @dataclass(frozen=True)
 class ShownPair:
     pair: Pair
-    image: bytes
-    """The encoded image; empty where the prompt has none."""
+    images: Sequence[bytes]
+    """The encoded images of the prompt."""
     trace: BdhsTrace | None
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An image of the prompt, and what the model saw of it in the last iteration."""
+
+    thumbnail: Thumbnail | None
+    """None where it cannot be read."""
+    patches: PatchMap | None
+    """None where it is not known what was hidden."""
+    visibility: str | None
+    """In words."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,7 @@ class _Card:
 
     number: int
     pair: Pair
-    thumbnail: Thumbnail | None
-    patches: PatchMap | None
-    """None where it is not known what was hidden."""
-    visibility: str | None
+    pictures: list[_Picture]
     chosen: str
     rejected: list[TextSegment]
     facts: list[tuple[str, str]]
@@ -60,12 +69,12 @@ def render_pairs(
 def visibility(trace: BdhsTrace, iteration: IterationTrace) -> str:
     """In words, how much of the image the model could see in an iteration."""
     return "; ".join(
-        _visibility(image, corruption)
+        _image_visibility(image, corruption)
         for image, corruption in zip(trace.images, iteration.images, strict=True)
     )
 
 
-def _visibility(image: ImageTrace, corruption: CorruptionTrace) -> str:
+def _image_visibility(image: ImageTrace, corruption: CorruptionTrace) -> str:
     kept, total = len(corruption.kept), image.tokens
     if not kept:
         words = f"nothing visible: 0 of {total:,} image tokens kept"
@@ -87,23 +96,29 @@ def has_unlisted_text(iteration: IterationTrace) -> bool:
 def _card(number: int, shown: ShownPair) -> _Card:
     pair, trace = shown.pair, shown.trace
     last = trace.iterations[-1] if trace and trace.iterations else None
-    patches = None
-    if trace and last:
-        shown_image, corruption = trace.images[0], last.images[0]
-        if shown_image.views or not corruption.kept:
-            patches = patch_map(shown_image.views, corruption.kept)
     return _Card(
         number=number,
         pair=pair,
-        thumbnail=thumbnail(shown.image) if shown.image else None,
-        patches=patches,
-        visibility=visibility(trace, last) if trace and last else None,
+        pictures=list(_pictures(shown.images, trace, last)),
         chosen=_text(pair.chosen),
         rejected=text_segments(_text(pair.rejected), pair.rejected_spans),
         facts=list(_facts(pair, last)),
         trace=trace if last else None,
         metadata=json.dumps(pair.metadata, ensure_ascii=False, indent=2) if pair.metadata else None,
     )
+
+
+def _pictures(
+    images: Sequence[bytes], trace: BdhsTrace | None, last: IterationTrace | None
+) -> Iterable[_Picture]:
+    for index, data in enumerate(images):
+        patches, words = None, None
+        if trace and last:
+            image, corruption = trace.images[index], last.images[index]
+            words = _image_visibility(image, corruption)
+            if image.views or not corruption.kept:
+                patches = patch_map(image.views, corruption.kept)
+        yield _Picture(thumbnail(data), patches, words)
 
 
 def _facts(pair: Pair, last: IterationTrace | None) -> Iterable[tuple[str, str]]:

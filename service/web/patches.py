@@ -31,19 +31,22 @@ class PatchMap:
 
 def patch_map(views: Sequence[ImageView], kept: Collection[int]) -> PatchMap:
     """What of the picture is hidden and what visible; without any view, all of it is hidden."""
-    width = lcm(*(view.columns for view in views))
-    height = lcm(*(view.rows for view in views))
-    xs = _grid_lines(width, (view.columns for view in views))
-    ys = _grid_lines(height, (view.rows for view in views))
+    width = lcm(*(view.columns * view.tile_columns for view in views))
+    height = lcm(*(view.rows * view.tile_rows for view in views))
+    xs = _grid_lines(width, (view.columns * view.tile_columns for view in views))
+    ys = _grid_lines(height, (view.rows * view.tile_rows for view in views))
     x_at = {x: index for index, x in enumerate(xs)}
     y_at = {y: index for index, y in enumerate(ys)}
 
     seen = [[False] * (len(xs) - 1) for _ in ys[1:]]
     for view in views:
-        across, down = width // view.columns, height // view.rows
+        across = width // (view.columns * view.tile_columns)
+        down = height // (view.rows * view.tile_rows)
+        first_column, first_row = view.tile_column * view.columns, view.tile_row * view.rows
         for row, column in kept_patches(view, kept):
-            left, right = x_at[column * across], x_at[(column + 1) * across]
-            for y in range(y_at[row * down], y_at[(row + 1) * down]):
+            x, y_top = (first_column + column) * across, (first_row + row) * down
+            left, right = x_at[x], x_at[x + across]
+            for y in range(y_at[y_top], y_at[y_top + down]):
                 seen[y][left:right] = [True] * (right - left)
 
     return PatchMap(

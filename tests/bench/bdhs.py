@@ -1,11 +1,13 @@
 """Pairs a second through POST /bdhs, against the same token work done in other ways.
 
     python -m tests.bench.bdhs [toy|real|cache|growth …]
+    python -m tests.bench.bdhs --family qwen2_5_vl
 
 The whole service runs: server, API, worker. Its traces say what the engine did, and the rivals of
 `tests.bench.rivals` do the same again, in the same run, in turns.
 """
 
+import argparse
 import asyncio
 import os
 import statistics
@@ -27,7 +29,7 @@ from service.commands.local_stack import LocalStack
 from service.schemas import BdhsRequest, BdhsResult
 from tests.bench import geometry
 from tests.bench.geometry import Geometry
-from tests.bench.rivals import RawVllm, Transformers, Work, work_of
+from tests.bench.rivals import MRoPETransformers, RawVllm, Transformers, Work, work_of
 from tests.servers import free_port
 from worker.embedder import EMBEDDED, Embedder
 
@@ -113,24 +115,30 @@ async def timed(call) -> tuple[float, object]:  # type: ignore[no-untyped-def]
     return time.perf_counter() - started, value
 
 
-def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]) -> None:
-    """`slow_pairs`: how many of the pairs the slowest rivals do."""
+def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int] | None) -> None:
+    """
+    Args:
+        slow_pairs: how many of the pairs the slowest rivals do.
+        batches: sizes of transformers' batches, under a mask and with rows dropped; null: none, as
+            with M-RoPE, whose positions `generate` does not take.
+    """
     loop = asyncio.new_event_loop()
-    slow = Transformers(str(work.model))
+    slow = (MRoPETransformers if work.family == "qwen2_5_vl" else Transformers)(str(work.model))
     threads = torch.get_num_threads()
     embedder = Embedder(EMBEDDED)
     seconds: dict[str, list[float]] = defaultdict(list)
     tokens = sentences = iterations = 0
 
     async def start() -> RawVllm:  # an engine belongs to the loop it was started in
-        return RawVllm(model=str(work.model), **ENGINE)
+        sends_hidden = slow.token_before is not None
+        return RawVllm(model=str(work.model), sends_hidden=sends_hidden, **ENGINE)
 
     with stack(work) as url:
         raw = loop.run_until_complete(start())
         for turn in range(ROUNDS + 1):
             requests = work.requests(pairs, first=1000 * turn, trace="full")
             took, results = loop.run_until_complete(timed(through_service(url, requests)))
-            done = work_of(requests, results, slow.image_token)
+            done = work_of(requests, results, slow.image_token, slow.token_before)
             torch.set_num_threads(1)  # as beside an engine
             embedding, _ = loop.run_until_complete(timed(embed(embedder, results)))
             alone, _ = loop.run_until_complete(timed(raw.run(done)))
@@ -148,8 +156,9 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
             seconds["embedder"].append(embedding / pairs)
             seconds["c"].append(alone / pairs)
             seconds["c and embedder"].append(both / pairs)
-            seconds["d"].append(clock(slow.batched, done, batches[1], drop=True) / pairs)
-            seconds["b"].append(clock(slow.batched, few, batches[0], drop=False) / slow_pairs)
+            if batches is not None:
+                seconds["d"].append(clock(slow.batched, done, batches[1], drop=True) / pairs)
+                seconds["b"].append(clock(slow.batched, few, batches[0], drop=False) / slow_pairs)
             seconds["a"].append(clock(slow.one_by_one, few) / slow_pairs)
         raw.stop()
         for task in asyncio.all_tasks(loop):  # vLLM leaves its own
@@ -161,13 +170,15 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
     table = Table("", "pairs/s", "prefstream is", title=f"{work.name} geometry")
     table.add_row("POST /bdhs, all of it", f"{1 / ours:.2f}", "")
     table.add_row("  less the embedder's time", f"{1 / (ours - embedding):.2f}", "")
-    for name, what in {
+    others = {
         "c": "(c) raw vLLM with the plugin",
         "c and embedder": "  and the embedder beside it",
         "a": "(a) transformers, sentence by sentence, attention mask",
-        "b": f"(b) transformers, batches of {batches[0]}, attention mask",
-        "d": f"(d) transformers, batches of {batches[1]}, rows dropped",
-    }.items():
+    }
+    if batches is not None:
+        others["b"] = f"(b) transformers, batches of {batches[0]}, attention mask"
+        others["d"] = f"(d) transformers, batches of {batches[1]}, rows dropped"
+    for name, what in others.items():
         other = statistics.median(seconds[name])
         ratios = [b / a for a, b in zip(seconds["service"], seconds[name], strict=True)]
         table.add_row(what, f"{1 / other:.3f}", f"{statistics.median(ratios):.2f}x")
@@ -184,7 +195,7 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
     console.print(
         f"{pairs} pairs a round, medians of {ROUNDS} rounds; a pair: "
         f"{iterations / n:.2f} iterations, {sentences / n:.2f} sentences, {tokens / n:.1f} tokens; "
-        f"(a) and (b) did {slow_pairs} of the pairs."
+        f"{'(a)' if batches is None else '(a) and (b)'} did {slow_pairs} of the pairs."
     )
 
 
@@ -255,8 +266,15 @@ def growth(work: Geometry) -> None:
     console.print(table)
 
 
-def main(what: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Pairs a second through POST /bdhs.")
+    parser.add_argument("what", nargs="*", help="toy, real, cache, growth (default: all)")
+    parser.add_argument("--family", choices=["qwen2_5_vl"], help="of another geometry, that alone")
+    asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
+        if asked.family is not None:
+            rivals(geometry.qwen2_5_vl(Path(folder)), 48, 2, None)
+            return
         real = geometry.real(Path(folder))
         parts: dict[str, Callable[[], None]] = {
             "toy": lambda: rivals(geometry.toy(), 768, 12, (64, 64)),
@@ -264,7 +282,7 @@ def main(what: Sequence[str]) -> None:
             "cache": lambda: cache(real),
             "growth": lambda: growth(real),
         }
-        for name in what or parts:
+        for name in asked.what or parts:
             parts[name]()
 
 

@@ -24,7 +24,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from service.schemas import BdhsRequest, BdhsResult
-from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE_REF, KEPT_IMAGE_TOKENS
+from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE_REQUESTS, ImageRequest
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,23 @@ class Work:
     image: Image.Image
     ref: str
     prompt: list[int]
-    """With one placeholder for the image; none where no token of it is kept."""
+    """With one placeholder for the image; none where nothing of it is sent."""
     kept: list[int]
     tokens: int
 
 
 def work_of(
-    requests: Sequence[BdhsRequest], results: Sequence[BdhsResult], image_token: int
+    requests: Sequence[BdhsRequest],
+    results: Sequence[BdhsResult],
+    image_token: int,
+    token_before: int | None = None,
 ) -> list[Work]:
-    """What was asked of the engine. The requests' trace must be `full`."""
+    """What was asked of the engine. The requests' trace must be `full`.
+
+    Args:
+        token_before: stands before each image, and an image that is hidden whole is sent; null: it
+            is not.
+    """
     work: list[Work] = []
     for pair, (request, result) in enumerate(zip(requests, results, strict=True)):
         image = Image.open(BytesIO(base64.b64decode(request.images[0]))).convert("RGB")
@@ -53,8 +61,13 @@ def work_of(
                 ids = sentence.prompt_token_ids
                 assert ids is not None
                 assert sentence.completion_token_ids is not None
-                first = ids.index(image_token) if iteration.images[0].kept else len(ids)
-                prompt = ids[: first + 1] + ids[first + len(iteration.images[0].kept) :]
+                first = len(ids)
+                if iteration.images[0].kept:
+                    first = ids.index(image_token)
+                elif token_before is not None:
+                    first = ids.index(token_before) + 1
+                    ids = [*ids[:first], image_token, *ids[first:]]
+                prompt = ids[: first + 1] + ids[first + max(1, len(iteration.images[0].kept)) :]
                 work.append(
                     Work(
                         pair,
@@ -71,7 +84,9 @@ def work_of(
 class RawVllm:
     """vLLM's own engine with the plugin: no service, no queue, no algorithm, no adapters."""
 
-    def __init__(self, **arguments: Any):
+    def __init__(self, *, sends_hidden: bool, **arguments: Any):
+        """`sends_hidden`: an image that is hidden whole is one of the request (M-RoPE)."""
+        self.sends_hidden = sends_hidden
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**arguments, additional_config={FEATURE_CACHE_GIB: 1.0})
         )
@@ -88,10 +103,11 @@ class RawVllm:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt: dict[str, Any] = {"prompt_token_ids": item.prompt}
-        if item.kept:
+        if item.kept or self.sends_hidden:
+            request = ImageRequest(item.ref, tuple(item.kept))
             prompt["multi_modal_data"] = {"image": [item.image]}
             prompt["multi_modal_uuids"] = {"image": [item.ref]}
-            prompt["mm_processor_kwargs"] = {IMAGE_REF: item.ref, KEPT_IMAGE_TOKENS: item.kept}
+            prompt["mm_processor_kwargs"] = {IMAGE_REQUESTS: [request]}
         outputs = self._llm.generate(prompt, params, request_id=uuid.uuid4().hex)
         async with aclosing(outputs):
             async for _ in outputs:
@@ -104,11 +120,14 @@ class RawVllm:
 class Transformers:
     """`generate`, in float32."""
 
+    token_before: int | None = None
+    """As `work_of` takes it."""
+
     def __init__(self, model: str):
         self.model: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
         self.model.eval()
         self.processor = AutoProcessor.from_pretrained(model)
-        self.image_token = self.model.config.image_token_index
+        self.image_token = self.model.config.image_token_id
         self._pad = self.model.config.text_config.pad_token_id
 
     @torch.inference_mode()
@@ -197,6 +216,54 @@ class Transformers:
 
     def _length(self, tokens: int) -> dict[str, Any]:
         return {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": True, "top_k": 0}
+
+
+class MRoPETransformers(Transformers):
+    """A model of M-RoPE, in float32, sentence by sentence. `generate` refuses a mask over image
+    tokens there, so this goes forward with positions given, keys and values cached."""
+
+    def __init__(self, model: str):
+        super().__init__(model)
+        self.token_before = self.model.config.vision_start_token_id
+
+    @torch.inference_mode()
+    def one_by_one(self, work: Sequence[Work]) -> None:
+        for item in work:
+            inputs = self._image_inputs(item.image)
+            count = int(inputs["image_grid_thw"].prod()) // 4
+            ids = torch.tensor([self._with_image(item.prompt, count)])
+            of_image = ids == self.image_token
+            mask = (~of_image).long()
+            mask[0, of_image[0].nonzero()[item.kept, 0]] = 1
+            positions, offset = self.model.model.get_rope_index(
+                ids, mm_token_type_ids=of_image.long(), image_grid_thw=inputs["image_grid_thw"]
+            )
+            self._write(ids, mask, positions, int(offset), item.tokens, inputs)
+
+    def _write(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        offset: int,
+        tokens: int,
+        pixels: dict[str, torch.Tensor],
+    ) -> None:
+        cache = None
+        for length in range(ids.shape[1], ids.shape[1] + tokens):
+            out = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                **pixels,
+            )
+            cache, pixels = out.past_key_values, {}
+            ids = torch.multinomial(out.logits[:, -1].softmax(-1), 1)
+            mask = torch.cat([mask, torch.ones_like(ids)], 1)
+            positions = torch.full((3, 1, 1), length + offset)
 
 
 def _batches(work: Sequence[Work], size: int) -> list[list[Work]]:

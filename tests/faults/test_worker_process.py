@@ -16,7 +16,7 @@ from service.schemas import JobKind, JobStatus
 from service.settings import Settings
 from tests.servers import Server
 from tests.worker import checkpoints
-from tests.worker.test_worker import bdhs, ended, png
+from tests.worker.jobs import bdhs, ended, png
 
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "PREFSTREAM_WORKER_ENFORCE_EAGER": "1",
     "PREFSTREAM_WORKER_GPU_MEMORY_UTILIZATION": "0.1",
     "PREFSTREAM_WORKER_MAX_LORA_RANK": "8",
-    "PREFSTREAM_WORKER_ENGINE_STALL_S": "15",
+    "PREFSTREAM_WORKER_ENGINE_STALL_S": "8",
 }
 
 JOBS = 6
@@ -103,7 +103,7 @@ async def until_running(broker: Broker, ids: list[str], worker: WorkerProcess) -
 async def long_jobs(broker: Broker) -> list[str]:
     """Long enough to be caught in the middle of."""
     ref = await broker.images.put(png())
-    make = bdhs(max_tokens=300, rho=0.0, run="r", max_iterations=3, similarity_threshold=-1.0)
+    make = bdhs(max_tokens=150, rho=0.0, run="r", max_iterations=3, similarity_threshold=-1.0)
     return [(await broker.jobs.enqueue(JobKind.bdhs, make(ref))).id for _ in range(JOBS)]
 
 

@@ -38,6 +38,7 @@ from service.schemas import (
 )
 from tests import hub_checkpoints
 from tests.worker.adapters import make_adapter
+from tests.worker.preloaded import preloaded
 from trainer.methods.collator import RowCollator
 from trainer.settings import TrainerSettings
 from trainer.stream.rows import Row
@@ -116,7 +117,8 @@ async def policy(
             engine_args={"limit_mm_per_prompt": {"image": 2}},
         )
     )
-    await engine.start()
+    with preloaded():
+        await engine.start()
     inputs = load_input_processor(str(folder), TrainerSettings(**shared))
     assert inputs.digest == engine.inputs.digest
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)

@@ -1,7 +1,6 @@
 """transformers as the oracle of what the engine writes: greedy, float32."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,13 @@ from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 from service.schemas import user_turn
+from tests.families.written import Written
 from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.noise import noise_scales
 from worker.engine import DecodedImage, Engine
 
 NEW_TOKENS = 16
 TOLERANCE = 1e-4
-
-
-@dataclass
-class Written:
-    """Tokens, and the log-probability of each."""
-
-    token_ids: list[int]
-    logprobs: list[float]
 
 
 class Oracle:
@@ -38,7 +30,7 @@ class Oracle:
         self.model: Any = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
         self.processor = AutoProcessor.from_pretrained(checkpoint)
 
-    def inputs(self, text: str, image: DecodedImage, corruption: ImageCorruption) -> Any:
+    def inputs(self, text: str, image: DecodedImage, corruption: ImageCorruption | None) -> Any:
         bos = self.processor.tokenizer.bos_token
         inputs = self.processor(
             images=image.image,
@@ -46,6 +38,8 @@ class Oracle:
             add_special_tokens=bos is None or not text.startswith(bos),
             return_tensors="pt",
         )
+        if corruption is None:
+            return inputs
         places = (inputs["input_ids"][0] == self.model.config.image_token_id).nonzero()[:, 0]
         hidden = sorted(set(range(len(places))) - set(corruption.kept))
         inputs["attention_mask"][0, places[hidden]] = 0
@@ -61,7 +55,7 @@ class Oracle:
         self,
         text: str,
         image: DecodedImage,
-        corruption: ImageCorruption,
+        corruption: ImageCorruption | None,
         after: Sequence[int] = (),
         new_tokens: int = NEW_TOKENS,
     ) -> Written:
@@ -93,6 +87,11 @@ def random_image(width: int, height: int, seed: int) -> DecodedImage:
     return DecodedImage(f"sha256:{seed:064x}", Image.fromarray(pixels))
 
 
+async def image_tokens(engine: Engine, image: DecodedImage) -> int:
+    """k of this image."""
+    return (await engine.placeholder(image)).image_tokens
+
+
 async def generate(
     engine: Engine,
     text: str,
@@ -104,7 +103,7 @@ async def generate(
     prompt = engine.inputs.renderer.prompt([user_turn(text, images=1)])
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
     output = await engine.generate(
-        prompt.token_ids, params, [image], corruption=corruption, lora=lora
+        prompt.token_ids, params, [image], corruptions=[corruption], lora=lora
     )
     written = output.outputs[0]
     scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]

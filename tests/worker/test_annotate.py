@@ -22,7 +22,8 @@ from service.settings import Settings
 from service.weight_store import WeightStore
 from tests.servers import Server, free_port
 from tests.worker.adapters import make_adapter
-from tests.worker.test_worker import ended, working
+from tests.worker.jobs import ended, working
+from tests.worker.preloaded import preloaded
 from trainer.toy import CHECKPOINT
 from trainer.toy.dataset import Item, examples, png
 from trainer.toy.judge import score_caption
@@ -46,7 +47,8 @@ async def toy() -> AsyncIterator[Engine]:
             max_lora_rank=16,
         )
     )
-    await engine.start()
+    with preloaded():
+        await engine.start()
     yield engine
     engine.stop()
 

@@ -27,12 +27,20 @@ from tests import hub_checkpoints
 from tests.servers import Server
 from tests.worker.adapters import make_adapter
 from tests.worker.full_checkpoints import make_full
-from tests.worker.oracle import NEW_TOKENS, TOLERANCE, Oracle, Written, random_image
+from tests.worker.oracle import (
+    NEW_TOKENS,
+    TOLERANCE,
+    Oracle,
+    Written,
+    image_tokens,
+    random_image,
+)
+from tests.worker.preloaded import preloaded
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine import DecodedImage, Engine
 from worker.engine_policy import EnginePolicy
 from worker.model_shapes import model_shapes
-from worker.plugin.llava import ENGINE_NAMES
+from worker.plugin.masking import engine_names
 from worker.settings import WorkerSettings
 from worker.weights.adapters import check_adapter
 from worker.weights.checkpoints import check_checkpoint
@@ -45,7 +53,8 @@ PICTURES = [random_image(80, 150, 1), random_image(56, 56, 2), random_image(300,
 async def started(folder: Path, **settings: Any) -> AsyncIterator[Engine]:
     given = {"enforce_eager": True, "gpu_memory_utilization": 0.1, "max_lora_rank": 16, **settings}
     engine = Engine(WorkerSettings(model=str(folder), **given))
-    await engine.start()
+    with preloaded():
+        await engine.start()
     try:
         yield engine
     finally:
@@ -61,9 +70,9 @@ async def write(engine: Engine, image: DecodedImage, corruption: ImageCorruption
         temperature=0,
         max_tokens=NEW_TOKENS,
     )
-    policy = EnginePolicy(engine, request, image)
+    policy = await EnginePolicy.create(engine, request, [image])
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=0)
-    output = await policy._generate(policy.prompt.token_ids, corruption, params)
+    output = await policy._generate(policy.prompt.token_ids, [corruption], params)
     written = output.outputs[0]
     assert written.logprobs is not None
     scores = [lp[i].logprob for lp, i in zip(written.logprobs, written.token_ids, strict=True)]
@@ -76,7 +85,7 @@ async def assert_equal_to_transformers(engine: Engine, oracle: Oracle) -> None:
     cases = [
         (picture, corruption)
         for picture in PICTURES
-        for corruption in corruptions(engine.image_tokens(picture))
+        for corruption in corruptions(await image_tokens(engine, picture))
     ]
     answers = await asyncio.gather(*(write(engine, *case) for case in cases))
     for (picture, corruption), answer in zip(cases, answers, strict=True):
@@ -135,7 +144,7 @@ async def test_half_precision_is_served_as_it_is(tmp_path: Path) -> None:
     async with started(folder) as engine:
         assert engine._running().model_config.dtype is torch.bfloat16
         [first, second, _] = PICTURES
-        everything = [ImageCorruption(list(range(engine.image_tokens(p)))) for p in PICTURES]
+        everything = [ImageCorruption(range(await image_tokens(engine, p))) for p in PICTURES]
         written = await write(engine, first, everything[0])
         assert written.token_ids
         assert written.logprobs != (await write(engine, second, everything[1])).logprobs
@@ -145,10 +154,12 @@ async def test_a_tower_of_pixtrals(tmp_path: Path) -> None:
     """k depends on the picture, and between its tokens stand others, which no mask hides."""
     folder = hub_checkpoints.llava_pixtral(tmp_path, template="processor")
     async with started(folder, dtype="float32") as engine:
-        assert len({engine.image_tokens(picture) for picture in PICTURES}) == len(PICTURES)
+        counted = {await image_tokens(engine, picture) for picture in PICTURES}
+        assert len(counted) == len(PICTURES)
         for picture in PICTURES:
-            [view] = engine.image_views(picture)
-            assert view.rows * view.columns == engine.image_tokens(picture)
+            placeholder = await engine.placeholder(picture)
+            [view] = placeholder.views
+            assert view.rows * view.columns == placeholder.image_tokens
         await assert_equal_to_transformers(engine, Oracle(engine.model))
 
 
@@ -158,7 +169,8 @@ def test_their_weights_and_what_is_trained_on_them_pass_the_checks(
 ) -> None:
     """As they are, as a trainer publishes them, and adapters."""
     folder = make(tmp_path / "hub", sharded=True, dtype=torch.float16)
-    shapes = model_shapes(AutoConfig.from_pretrained(folder), ENGINE_NAMES.apply_list)
+    config = AutoConfig.from_pretrained(folder)
+    shapes = model_shapes(config, engine_names(config.architectures[0]))
     check_checkpoint(folder, shapes)
     check_checkpoint(make_full(str(folder), tmp_path / "full", seed=1, parts=("tower",)), shapes)
     check_adapter(make_adapter(str(folder), tmp_path / "adapter", seed=1), shapes, 16)

@@ -14,7 +14,7 @@ from tests.servers import Server, free_port
 from tests.service.http import served
 from tests.waiting import until
 from tests.worker.adapters import make_adapter
-from tests.worker.test_worker import bdhs, ended, png, submit, working
+from tests.worker.jobs import bdhs, ended, png, submit, working
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.monitoring import serve_monitoring
@@ -31,13 +31,15 @@ def settings(own_server: Server) -> Settings:
 
 
 async def figures(http: httpx.AsyncClient) -> dict[str, float]:
-    """Every sample's value; `_created` left out, and labels but `kind` and `le`."""
+    """Every sample's value, summed over all labels but `kind`: vLLM has a label for each model that
+    was served in this process."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families((await http.get("/metrics")).text):
         for sample in family.samples:
             if "le" not in sample.labels:
                 kind = sample.labels.get("kind", "")
-                found[f"{sample.name} {kind}".strip()] = sample.value
+                name = f"{sample.name} {kind}".strip()
+                found[name] = found.get(name, 0) + sample.value
     return found
 
 

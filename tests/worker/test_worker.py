@@ -1,22 +1,17 @@
 """A worker from queue to pair, on a real engine and a real server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from io import BytesIO
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from service.broker import Broker, ModelConflict
 from service.commands import replay
 from service.schemas import (
-    BdhsRequest,
     BdhsResult,
     BdhsTrace,
     Job,
@@ -35,13 +30,12 @@ from tests.service.http import served
 from tests.waiting import until
 from tests.worker.adapters import make_adapter
 from tests.worker.full_checkpoints import make_full
+from tests.worker.jobs import REFERENCE, bdhs, ended, submit, working
 from tests.worker.test_pairs import assert_tokens_of_bdhs
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.main import Worker
 from worker.settings import WorkerSettings
-
-REFERENCE = "There is a red circle in the top left. There is a blue square in the bottom right."
 
 
 @pytest.fixture(scope="module")
@@ -52,43 +46,6 @@ def embedder() -> Embedder:
 @pytest.fixture
 def settings(server: Server) -> Settings:
     return Settings(redis_url=server.url, lease_s=3, retry_base_s=0)
-
-
-@asynccontextmanager
-async def working(
-    settings: Settings, engine: Engine, embedder: Embedder, **worker_settings: object
-) -> AsyncIterator[Worker]:
-    async with Broker.connect(settings) as broker:
-        worker = Worker(broker, engine, embedder, WorkerSettings.model_validate(worker_settings))
-        async with asyncio.TaskGroup() as group:  # a worker that breaks ends the test
-            group.create_task(worker.run())
-            yield worker
-            worker.stop()
-
-
-def png(seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (60, 90, 3), dtype=np.uint8)
-    out = BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-async def submit(broker: Broker, make: Callable[[str], JobRequest], seed: int = 0) -> str:
-    request = make(await broker.images.put(png(seed)))
-    kind = JobKind.bdhs if isinstance(request, BdhsRequest) else JobKind.sample
-    return (await broker.jobs.enqueue(kind, request)).id
-
-
-def bdhs(**settings: object) -> Callable[[str], BdhsRequest]:
-    body = {"prompt": "Describe.", "reference": REFERENCE, "max_tokens": 12, **settings}
-    return lambda ref: BdhsRequest.model_validate({**body, "images": [ref]})
-
-
-async def ended(broker: Broker, job_id: str) -> Job:
-    job = await broker.jobs.wait(job_id, 120)
-    assert job is not None
-    assert job.ended, job
-    return job
 
 
 async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
@@ -251,6 +208,27 @@ async def test_a_worker_that_stops_hands_running_jobs_back(
         async with working(settings, engine, embedder):
             for job_id in ids:
                 assert (await ended(broker, job_id)).status is JobStatus.succeeded
+
+
+async def test_a_cancelled_worker_leaves_nothing_running(
+    settings: Settings, engine: Engine, embedder: Embedder
+) -> None:
+    """Its loops claimed the next test's jobs once."""
+    before = asyncio.all_tasks()
+    async with Broker.connect(settings) as broker:
+        worker = Worker(broker, engine, embedder, WorkerSettings())
+        run = asyncio.create_task(worker.run())
+        long = await submit(broker, lambda ref: SampleRequest(prompt="Say.", max_tokens=900))
+        while not worker.running:
+            await asyncio.sleep(0.005)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert not worker.running
+        job = await broker.jobs.get(long)
+        assert job is not None
+        assert not job.ended
+    assert asyncio.all_tasks() == before
 
 
 async def test_cancelling_a_running_job_aborts_it(

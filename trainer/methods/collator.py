@@ -30,14 +30,14 @@ class RowCollator:
 
     def __init__(self, inputs: InputProcessor) -> None:
         self._inputs = inputs
-        self._image_token_id = inputs.renderer.image_token_id
         padding = inputs.processor.tokenizer.pad_token_id
         self._padding: int = 0 if padding is None else padding  # masked, so any id does
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Keys and shapes as TRL's collator for vision preference rows has them: `input_ids`,
-        `attention_mask` and `completion_mask` (sides, tokens), padded at the end, and what the
-        processor makes of the images; beside them the keys above.
+        `attention_mask` and `completion_mask` (sides, tokens), padded at the end, the types of
+        tokens where the model asks for them, and what the processor makes of the images; beside
+        them the keys above.
 
         Raises: BadConversation.
         """
@@ -49,7 +49,7 @@ class RowCollator:
         sequences: list[torch.Tensor] = []
         completions: list[torch.Tensor] = []
         for side in sides:
-            prompt = self._with_images(side, image_tokens)
+            prompt = self._inputs.with_images(side.prompt_token_ids, image_tokens)
             sequences.append(torch.tensor(prompt + side.token_ids))
             completions.append(torch.tensor([0] * len(prompt) + [1] * len(side.token_ids)))
         lengths = torch.tensor([[len(sequence)] for sequence in sequences])
@@ -58,17 +58,16 @@ class RowCollator:
             "input_ids": input_ids,
             "attention_mask": (torch.arange(input_ids.shape[1]) < lengths).long(),
             "completion_mask": pad_sequence(completions, batch_first=True),
+            **self._token_types(input_ids),
             **pixels,
             **_sampling(rows, sides, lengths, input_ids.shape[1]),
             ROW_WEIGHT: weight,
         }
 
-    def _with_images(self, side: Answer, image_tokens: Any) -> list[int]:
-        """The ids before the answer, with all tokens of an image in place of its placeholder."""
-        ids: list[int] = []
-        for token in side.prompt_token_ids:
-            ids += next(image_tokens) if token == self._image_token_id else [token]
-        return ids
+    def _token_types(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Int64 of shape (sides, tokens), for models that want to be told which are of images."""
+        found = self._inputs.token_types(input_ids.tolist())
+        return {name: torch.tensor(types) for name, types in found.items()}
 
     def _images(self, rows: Sequence[Row]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
         """As `process_images`: of the chosen sides, and then of the rejected ones."""

@@ -134,7 +134,11 @@ async def make(
 async def show(client: AsyncClient, found: Sequence[VariantResults]) -> str:
     """The page of example pairs, some of each variant."""
     shown = [
-        ShownPair(pair=pair, image=await client.image(pair.images[0]), trace=result.trace)
+        ShownPair(
+            pair=pair,
+            images=[await client.image(image) for image in pair.images],
+            trace=result.trace,
+        )
         for made in found
         for result in made.results[:SHOWN]
         for pair in result.pairs

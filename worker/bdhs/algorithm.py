@@ -14,7 +14,6 @@ from service.schemas import (
     BdhsRequest,
     BdhsTrace,
     CorruptionTrace,
-    ImageTrace,
     IterationTrace,
     SentenceTrace,
     Span,
@@ -71,14 +70,14 @@ async def generate_rejected(
         number = len(iterations) + 1
         rng = Random(f"{seed}/{number}")
         last = number == request.max_iterations
-        corruption = _draw_corruption(request, rng, policy)
+        corruptions = _draw_corruptions(request, rng, policy)
         guided = request.guidance == "sentence" and not (last and number > 1)
         if guided:
-            text, spans, traces = await _complete_sentences(request, rng, policy, corruption)
+            text, spans, traces = await _complete_sentences(request, rng, policy, corruptions)
         elif request.guidance == "token":
-            text, spans, traces = await _predict_tokens(request, policy, corruption)
+            text, spans, traces = await _predict_tokens(request, policy, corruptions)
         else:
-            text, spans, traces = await _generate_freely(rng, policy, corruption)
+            text, spans, traces = await _generate_freely(rng, policy, corruptions)
         score = await similarity(text, request.reference)
         iterations.append(
             IterationTrace(
@@ -89,6 +88,7 @@ async def generate_rejected(
                         noise_steps=corruption.noise_steps,
                         noise_seed=corruption.noise_seed,
                     )
+                    for corruption in corruptions
                 ],
                 sentences=traces,
                 text=text,
@@ -96,17 +96,23 @@ async def generate_rejected(
             )
         )
         if last or score < request.similarity_threshold:
-            trace = BdhsTrace(
-                images=[ImageTrace(tokens=policy.image_tokens, views=policy.image_views)],
-                iterations=iterations,
-            )
+            trace = BdhsTrace(images=policy.images, iterations=iterations)
             return RejectedResponse(text, spans, trace)
 
 
-def _draw_corruption(request: BdhsRequest, rng: Random, policy: Policy) -> ImageCorruption:
-    """Which image tokens stay, and which noise."""
+def _draw_corruptions(request: BdhsRequest, rng: Random, policy: Policy) -> list[ImageCorruption]:
+    """Of each image, which of its tokens stay, and which noise."""
+    return [
+        _draw_corruption(request, rng, image.tokens)
+        if request.corrupt_images is None or index in request.corrupt_images
+        else ImageCorruption(range(image.tokens))
+        for index, image in enumerate(policy.images)
+    ]
+
+
+def _draw_corruption(request: BdhsRequest, rng: Random, image_tokens: int) -> ImageCorruption:
     rho = request.rho if request.hides_tokens else 0.0
-    kept = draw_mask(policy.image_tokens, rho, rng)
+    kept = draw_mask(image_tokens, rho, rng)
     if not request.adds_noise:
         return ImageCorruption(kept)
     return ImageCorruption(kept, noise_steps=request.noise_steps, noise_seed=rng.getrandbits(62))
@@ -136,7 +142,7 @@ def _draw_cut(request: BdhsRequest, place: sentences.Sentence, rng: Random, poli
 
 
 async def _complete_sentences(
-    request: BdhsRequest, rng: Random, policy: Policy, corruption: ImageCorruption
+    request: BdhsRequest, rng: Random, policy: Policy, corruptions: list[ImageCorruption]
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
     """Every sentence from its own cut, each after the *true* sentences before it, all at once."""
     reference = request.reference
@@ -150,7 +156,7 @@ async def _complete_sentences(
         return await policy.complete(
             reference[: cut.place.start] + cut.text + reference[cut.place.end :],
             cut.place.start + cut.at if cut.at else before,
-            corruption=corruption,
+            corruptions=corruptions,
             seed=cut.seed,
             sentence_end=lambda generated: sentences.sentence_end(given, generated),
         )
@@ -192,18 +198,18 @@ def _join(
 
 
 async def _generate_freely(
-    rng: Random, policy: Policy, corruption: ImageCorruption
+    rng: Random, policy: Policy, corruptions: list[ImageCorruption]
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
     seed = rng.getrandbits(62)
-    completion = await policy.complete("", 0, corruption=corruption, seed=seed, sentence_end=None)
+    completion = await policy.complete("", 0, corruptions=corruptions, seed=seed, sentence_end=None)
     return _written_whole(completion, seed)
 
 
 async def _predict_tokens(
-    request: BdhsRequest, policy: Policy, corruption: ImageCorruption
+    request: BdhsRequest, policy: Policy, corruptions: list[ImageCorruption]
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
     """POVID's distortion: nothing is sampled, so the corruption is all that is drawn."""
-    return _written_whole(await policy.predict(request.reference, corruption=corruption), seed=0)
+    return _written_whole(await policy.predict(request.reference, corruptions=corruptions), seed=0)
 
 
 def _written_whole(

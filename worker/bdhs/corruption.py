@@ -1,4 +1,4 @@
-"""What BDHS does to the image before the policy sees it."""
+"""What BDHS does to an image before the policy sees it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.schemas import ImageView, WeightSpan
+from service.schemas import ImageTrace, WeightSpan
 from worker.bdhs.corruption import ImageCorruption
 
 SentenceEnd = Callable[[str], int | None]
@@ -29,16 +29,11 @@ class Completion:
 
 
 class Policy(Protocol):
-    """The policy, bound to one prompt, one image and one weight version."""
+    """The policy, bound to one prompt, its images and one weight version."""
 
     @property
-    def image_tokens(self) -> int:
-        """k: into how many vectors the image is encoded."""
-        ...
-
-    @property
-    def image_views(self) -> list[ImageView]:
-        """How those vectors cover the image."""
+    def images(self) -> list[ImageTrace]:
+        """The prompt's images, as it sees them when nothing is hidden."""
         ...
 
     def token_ends(self, answer: str) -> Collection[int]:
@@ -50,17 +45,17 @@ class Policy(Protocol):
         answer: str,
         cut: int,
         *,
-        corruption: ImageCorruption,
+        corruptions: Sequence[ImageCorruption],
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
-        """Go on after the first `cut` characters of `answer`.
+        """Go on after the first `cut` characters of `answer`, each image corrupted in its way.
 
         The part before the cut is tokenised as it is in the whole of `answer`. Stops at the end of
         sequence, at the request's `max_tokens`, or where `sentence_end` says so.
         """
         ...
 
-    async def predict(self, answer: str, *, corruption: ImageCorruption) -> Completion:
+    async def predict(self, answer: str, *, corruptions: Sequence[ImageCorruption]) -> Completion:
         """The likeliest token at every place of `answer`, each after the answer's true ones."""
         ...

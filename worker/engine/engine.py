@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import structlog
+import torch
+from cachetools import LRUCache
 from vllm import SamplingParams
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
-from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.models.interfaces import supports_mrope
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
@@ -24,18 +26,18 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from service import model_names, tracing
 from service.checkpoints.input_processor import load_config, load_input_processor
-from service.schemas import ImageView
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine.cpu_memory import take_memory
 from worker.engine.decoded_image import DecodedImage
 from worker.engine.early_stop import StopCheck, add_stop_check, never_stop
 from worker.engine.errors import EngineDied, LoadFailed, PromptTooLong, RequestRefused
-from worker.engine.platform_defaults import platform_defaults
+from worker.engine.image_prompt import image_prompt
+from worker.engine.platform_defaults import adapter_slots, platform_defaults
 from worker.engine.unknown_tokens import give_unknown_tokens_text
 from worker.engine.weight_loading import replace_weights
 from worker.model_shapes import model_shapes
-from worker.plugin.families import UnsupportedModel, load_family
-from worker.plugin.masking import FEATURE_CACHE_GIB, IMAGE_NOISE, IMAGE_REF, KEPT_IMAGE_TOKENS
+from worker.plugin.families import UnsupportedModel, require_family
+from worker.plugin.masking import FEATURE_CACHE_GIB, Placeholder, engine_names, masked_model
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -56,12 +58,15 @@ mask makes another. One serves the sentences of an iteration and no other, so vL
 GPU_MEMORY_UTILIZATION = 0.9
 """Share of a GPU's memory that vLLM takes, unless a setting says otherwise."""
 
+PLACEHOLDERS = 4096
+"""Images of which it is kept what stands for them in a prompt; some 10 KiB each."""
+
 LORA_RANKS = get_args(MaxLoRARanks)
 """Ranks that vLLM sets memory aside for."""
 
 
 class Engine:
-    """A vLLM engine for a LLaVA model, and what must be known of that model to feed it.
+    """A vLLM engine for a vision-language model, and what must be known of that model to feed it.
 
     `restart` brings a dead one back, with the weights that it had. `generate` may be called any
     number of times at once.
@@ -82,6 +87,7 @@ class Engine:
         self._half_loaded = False
         self._in_flight = 0
         self._last_output = time.monotonic()
+        self._placeholders: LRUCache[str, Placeholder] = LRUCache(PLACEHOLDERS)
 
     async def start(self) -> None:
         """Start vLLM and wait until it can serve.
@@ -106,8 +112,9 @@ class Engine:
             llm.shutdown()
             raise
         config = llm.model_config
-        self._info = llm.renderer.get_mm_processor().info
+        self._processor: Any = llm.renderer.get_mm_processor()
         self.max_model_len: int = config.max_model_len
+        self.dtype: torch.dtype = config.dtype
         self._half_loaded = False
         self._llm = llm
         self._last_output = time.monotonic()
@@ -140,7 +147,7 @@ class Engine:
             tensor_parallel_size=s.tensor_parallel_size,
             enforce_eager=s.enforce_eager,
             enable_lora=True,
-            max_loras=s.max_loras,
+            max_loras=adapter_slots(s.max_loras),
             # By default vLLM also makes room beside the output layer. That costs every token a pass
             # over the vocabulary, and under prompt logprobs of several requests it ends the engine.
             lora_target_modules=self.shapes.lora_target_modules,
@@ -159,12 +166,13 @@ class Engine:
         """
         trust = bool(self._settings.engine_args.get("trust_remote_code", False))
         config = load_config(self.model, trust_remote_code=trust)
-        architectures = config.architectures or [type(config).__name__]
+        self.architecture = (config.architectures or [type(config).__name__])[0]
         try:
-            self._family = load_family(architectures[0])
+            require_family(self.architecture, unproven=self._settings.unproven)
         except UnsupportedModel as error:
             raise UnsupportedModel(f"--model {self.model}: {error}") from None
-        self.shapes = model_shapes(config, self._family.MaskedModel.hf_to_vllm_mapper.apply_list)
+        self._mrope = supports_mrope(masked_model(self.architecture))
+        self.shapes = model_shapes(config, engine_names(self.architecture))
         self.inputs = load_input_processor(self.model, self._settings, trust_remote_code=trust)
         self._config_read = True
 
@@ -275,25 +283,28 @@ class Engine:
             raise EngineDied("the engine is not running")
         return self._llm
 
-    def image_tokens(self, image: DecodedImage) -> int:
-        """k: into how many vectors the model encodes this image."""
-        width, height = image.image.size
-        return self._info.get_num_image_tokens(image_width=width, image_height=height)
+    async def placeholder(self, image: DecodedImage) -> Placeholder:
+        """What stands for this image in a prompt: its k image tokens, and how they cover it.
 
-    def image_views(self, image: DecodedImage) -> list[ImageView]:
-        """How those vectors cover the image."""
-        width, height = image.image.size
-        return self._family.image_views(self._info, width, height)
-
-    def _structure_tokens(self, image: DecodedImage) -> list[int]:
-        width, height = image.image.size
-        return self._family.structure_tokens(self._info, width, height)
-
-    def _replace_images(self, token_ids: Sequence[int], by: Sequence[list[int]]) -> list[int]:
-        """The prompt with other tokens in the place of each image's placeholder."""
-        given, placeholder = iter(by), self.inputs.renderer.image_token_id
-        replaced = [next(given, []) if t == placeholder else [t] for t in token_ids]
-        return [token for tokens in replaced for token in tokens]
+        Raises: EngineDied; RequestRefused, if the model's processor makes nothing of it.
+        """
+        found = self._placeholders.get(image.ref)
+        if found is None:
+            # Where vLLM processes images, too: in one thread, one at a time.
+            executor = self._running().renderer._mm_executor
+            made = asyncio.get_running_loop().run_in_executor(
+                executor, self._processor.placeholder, image.image, image.ref
+            )
+            try:
+                found = await made
+            except Exception as error:  # processors raise what they like
+                width, height = image.image.size
+                raise RequestRefused(
+                    f"the model's processor makes nothing of the image {image.ref} "
+                    f"({width}x{height}): {type(error).__name__}: {error}"
+                ) from error
+            self._placeholders[image.ref] = found
+        return found
 
     async def generate(
         self,
@@ -301,46 +312,38 @@ class Engine:
         params: SamplingParams,
         images: Sequence[DecodedImage] = (),
         *,
-        corruption: ImageCorruption | None = None,
+        corruptions: Sequence[ImageCorruption | None] = (),
         lora: LoRARequest | None = None,
         stop_check: StopCheck = never_stop,
+        share_whole: bool = True,
     ) -> RequestOutput:
         """A request's answers, once they are complete. Cancelled, it leaves nothing running.
 
         Args:
             prompt_token_ids: with one image placeholder for each image.
             params: `max_tokens` is lowered to what the context leaves. They belong to the request.
-            corruption: of the request's only image. None: none.
+            corruptions: of each image; None: it is whole. Empty: all are.
             lora: an adapter that `add_lora` has accepted; any other kills vLLM's process.
             stop_check: sees each answer after every token, and may end it.
+            share_whole: a mask that hides nothing is none, so that cached embeddings and key-value
+                blocks are shared.
 
         Raises:
             PromptTooLong, RequestRefused, EngineDied
         """
         llm = self._running()
-        all_tokens = sum(map(self.image_tokens, images))
-        image_tokens = all_tokens if corruption is None else len(corruption.kept)
-        structure = [self._structure_tokens(image) for image in images]
-        length = len(prompt_token_ids) - len(images) + image_tokens + sum(map(len, structure))
+        prompt, length = image_prompt(
+            prompt_token_ids,
+            images,
+            await asyncio.gather(*map(self.placeholder, images)),
+            corruptions,
+            drop_hidden=not self._mrope,
+            share_whole=share_whole,
+        )
         if length >= self.max_model_len:
             raise PromptTooLong(length, self.max_model_len)
         params.max_tokens = min(params.max_tokens or length, self.max_model_len - length)
         params.output_kind = RequestOutputKind.FINAL_ONLY
-        prompt = TokensPrompt(prompt_token_ids=list(prompt_token_ids))
-        if corruption is not None and not corruption.kept:
-            # vLLM takes no image without a row: what is left of it goes as text.
-            prompt["prompt_token_ids"] = self._replace_images(prompt_token_ids, structure)
-        elif images:
-            prompt["multi_modal_data"] = {"image": [i.image for i in images]}
-            prompt["multi_modal_uuids"] = {"image": [i.ref for i in images]}
-            if len(images) == 1:
-                changes: dict[str, Any] = {IMAGE_REF: images[0].ref}
-                # What changes nothing is left out, so that its cached embeddings are shared.
-                if corruption is not None and image_tokens < all_tokens:
-                    changes[KEPT_IMAGE_TOKENS] = list(corruption.kept)
-                if corruption is not None and corruption.noise_steps:
-                    changes[IMAGE_NOISE] = [corruption.noise_steps, corruption.noise_seed]
-                prompt["mm_processor_kwargs"] = changes
 
         def check(text: str) -> bool:
             self._last_output = time.monotonic()

@@ -9,7 +9,6 @@ change nothing here; whatever loads other weights must `clear`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from cachetools import LRUCache
@@ -69,8 +68,3 @@ class FeatureCache:
 
 def _kept_rows(rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return rows[mask.nonzero().squeeze(1).to(rows.device)]
-
-
-def select_items(value: Any, places: list[int]) -> Any:
-    """The items of a batch at these places: of a stacked tensor, or of a list of tensors."""
-    return value[places] if isinstance(value, torch.Tensor) else [value[i] for i in places]

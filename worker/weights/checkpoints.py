@@ -21,7 +21,13 @@ DTYPES = {"F32", "F16", "BF16"}
 
 
 def check_checkpoint(folder: Path, model: ModelShapes) -> None:
-    """Raises: BadWeights, with the tensor that the engine would miss, ignore or not fit."""
+    """Raises: BadWeights, with the tensor that the engine would miss, ignore or not fit; also for
+    any folder of a model of which not all is known."""
+    if not model.complete:
+        raise BadWeights(
+            "this model's layout is known to vLLM alone, so that full weights cannot be checked; "
+            "publish adapters, or serve the checkpoint in the layout that transformers has"
+        )
     found: dict[str, str] = {}
     for file in _files(folder):
         try:

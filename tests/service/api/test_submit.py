@@ -140,8 +140,14 @@ async def test_a_full_window_says_when_to_come_back(
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
-    "no image": ("/bdhs", BDHS | {"images": []}, "exactly one image, not 0"),
-    "two images": ("/bdhs", BDHS | {"images": [RED, RED]}, "exactly one image, not 2"),
+    "no image": ("/bdhs", BDHS | {"images": []}, "BDHS needs an image to spoil"),
+    "an image beyond": (
+        "/bdhs",
+        BDHS | {"images": [RED, RED], "corrupt_images": [0, 2]},
+        "`corrupt_images` names 2, and the 2 images are numbered from 0 to 1",
+    ),
+    "an image twice": ("/bdhs", BDHS | {"corrupt_images": [0, 0]}, "names an image twice"),
+    "no image of them": ("/bdhs", BDHS | {"corrupt_images": []}, "body.corrupt_images: "),
     "empty reference": ("/bdhs", BDHS | {"reference": " "}, "`reference` is empty"),
     "no reference": ("/bdhs", {"prompt": "?", "images": [RED]}, "body.reference: Field required"),
     "rho above 1": ("/bdhs", BDHS | {"rho": 1.01}, "body.rho: "),

@@ -28,7 +28,7 @@ from tests.service.broker.jobs_machine import RUNS, WINDOW, JobsMachine, ModelGr
 from tests.service.leaks import find_leaks
 from tests.service.samples import weight_version
 
-EXAMPLES = int(os.environ.get("PREFSTREAM_MODEL_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("PREFSTREAM_MODEL_EXAMPLES", "60"))
 """If it is set, the examples are new ones every time."""
 
 GROUPS = ("trainer", "other")

@@ -117,3 +117,15 @@ def test_a_checkpoint_that_does_not_exist_is_told_so(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UnusableCheckpoint, match=f"{name}: there is no such folder here"):
         load(name)
+
+
+def test_a_template_of_texts_alone_gets_the_images_token_in_them(tmp_path: Path) -> None:
+    """As those of language models are."""
+    folder = hub_checkpoints.llava_15(tmp_path / "checkpoint", weights=False)
+    template = tmp_path / "texts.jinja"
+    template.write_text("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}")
+    renderer = load(folder, chat_template=str(template)).renderer
+    assert renderer.render([user_turn("What is it?", 2)], open_turn=False) == (
+        "user: <image>\n<image>\nWhat is it?\n"
+    )
+    assert renderer.prompt([user_turn("What is it?", 2)]).token_ids.count(IMAGE) == 2

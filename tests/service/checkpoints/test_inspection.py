@@ -242,7 +242,7 @@ PROBLEMS: dict[str, tuple[str, Change, str, str]] = {
     ),
     "another family": (
         "llava_15",
-        edit("config.json", architectures=["Qwen2_5_VLForConditionalGeneration"]),
+        edit("config.json", architectures=["Glm4vForConditionalGeneration"]),
         "family_unsupported",
         "LlavaForConditionalGeneration",
     ),

@@ -57,6 +57,30 @@ async def test_no_more_are_in_flight_than_asked_for(url: str, worker: Broker) ->
     assert len(asked) <= 3
 
 
+async def test_an_error_in_the_loop_cancels_what_is_open(url: str, worker: Broker) -> None:
+    async def use() -> None:
+        async with AsyncClient(url) as client:
+            async for _ in client.map(requests(5), in_flight=3):
+                raise LookupError
+
+    working = asyncio.create_task(work(worker, 1))
+    with pytest.raises(LookupError):
+        await use()
+    await working
+    async with AsyncClient(url) as client:
+        assert (await client.jobs()).jobs == []
+
+
+async def test_a_client_that_is_closed_cancels_what_is_open(url: str, worker: Broker) -> None:
+    async with AsyncClient(url) as client:
+        ended = client.map(requests(5), in_flight=3)
+        working = asyncio.create_task(work(worker, 1))
+        await anext(ended)
+        await working
+    async with AsyncClient(url) as client:
+        assert (await client.jobs()).jobs == []
+
+
 async def test_a_full_window_is_waited_for(url: str, worker: Broker) -> None:
     async with AsyncClient(url, retry_for_s=0) as client:
         await client.put_run("r", RunSettings(window=1))

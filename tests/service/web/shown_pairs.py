@@ -89,4 +89,4 @@ def a_trace(*iterations: IterationTrace, views: Sequence[ImageView] = VIEWS) -> 
 
 
 def traced(*kept: Sequence[int], **changes: Any) -> ShownPair:
-    return ShownPair(a_pair(**changes), PNG, a_trace(*map(iteration, kept)))
+    return ShownPair(a_pair(**changes), [PNG], a_trace(*map(iteration, kept)))

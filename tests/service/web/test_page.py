@@ -131,13 +131,13 @@ def test_hostile_strings_stay_text_in_every_field() -> None:
         metadata={HOSTILE: HOSTILE},
     ).model_copy(update={"run": HOSTILE, "method": HOSTILE, "seed": HOSTILE, "iterations": HOSTILE})
     hostile = page(
-        [ShownPair(pair, PNG, trace)], title=HOSTILE, summary=[(HOSTILE, HOSTILE), ("a", HOSTILE)]
+        [ShownPair(pair, [PNG], trace)], title=HOSTILE, summary=[(HOSTILE, HOSTILE), ("a", HOSTILE)]
     )
     harmless = page(
         [
             ShownPair(
                 pair.model_copy(update={"pair_id": "x"}),
-                PNG,
+                [PNG],
                 a_trace(
                     iteration([3], sentences=[sentence("a", "b", swapped=True)], text="something")
                 ),

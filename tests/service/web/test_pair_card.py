@@ -6,6 +6,9 @@ import pytest
 
 from service.schemas import (
     BdhsTrace,
+    CorruptionTrace,
+    ImageTrace,
+    ImageView,
     Message,
     Pair,
     Span,
@@ -25,6 +28,7 @@ from tests.service.web.shown_pairs import (
 )
 
 LONG = "word " * 1000
+QUARTERS = ImageView(start=0, rows=2, columns=2, newline=False)
 
 
 def test_a_pair_shows_where_it_comes_from() -> None:
@@ -96,7 +100,7 @@ def test_turns_are_named_where_there_are_several() -> None:
 
 def test_a_pair_that_is_not_of_bdhs() -> None:
     pair = a_pair(method="online", similarity=None, iterations=None, chosen_version=0, seed=None)
-    article = card(ShownPair(pair, PNG, None))
+    article = card(ShownPair(pair, [PNG], None))
     assert facts(article) == {
         "Chosen by": "version 0",
         "Rejected by": "version 12",
@@ -110,7 +114,7 @@ def test_a_pair_that_is_not_of_bdhs() -> None:
 
 @pytest.mark.parametrize("trace", [None, a_trace()])
 def test_a_bdhs_pair_without_a_trace_says_so(trace: BdhsTrace | None) -> None:
-    article = card(ShownPair(a_pair(), PNG, trace))
+    article = card(ShownPair(a_pair(), [PNG], trace))
     assert article.one("span", "visibility").text == "No trace: what the model saw is not recorded"
     assert not article.all("svg")
     assert not article.all("details")
@@ -125,17 +129,37 @@ def test_a_bdhs_pair_without_a_trace_says_so(trace: BdhsTrace | None) -> None:
     ],
 )
 def test_a_missing_image_leaves_a_word(pair: Pair, image: bytes, words: str) -> None:
-    article = card(ShownPair(pair, image, a_trace(iteration([]))))
+    article = card(ShownPair(pair, [image] if pair.images else [], a_trace(iteration([]))))
     assert not article.all("img")
     assert not article.all("svg")
     assert article.one("div", "frame").text.strip() == words
+
+
+def test_each_of_several_images_is_shown_with_what_was_hidden_of_it() -> None:
+    trace = BdhsTrace(
+        images=[ImageTrace(tokens=4, views=[QUARTERS]), ImageTrace(tokens=9, views=[])],
+        iterations=[
+            iteration([], images=[CorruptionTrace(kept=[0, 3]), CorruptionTrace(kept=range(9))])
+        ],
+    )
+    article = card(ShownPair(a_pair(images=["sha256:1", "sha256:2"]), [PNG, PNG], trace))
+    assert [image.attributes["alt"] for image in article.all("img")] == [
+        "Image 1 of pair 1, 2 of 4 image tokens kept",
+        "Image 2 of pair 1, all 9 image tokens kept",
+    ]
+    assert [words.text for words in article.all("span", "visibility")] == [
+        "2 of 4 image tokens kept",
+        "all 9 image tokens kept",
+    ]
+    [hidden] = article.all("path", "hidden-patches")
+    assert hidden.attributes["d"] == "M1 0h1v1h-1zM0 1h1v1h-1z"
 
 
 def test_every_iteration_is_shown_with_its_sentences() -> None:
     free = iteration(
         [], guided=False, sentences=[sentence("", "A.\nB", finish_reason="stop")], text="A.\nB"
     )
-    article = card(ShownPair(a_pair(), PNG, a_trace(iteration([3], similarity=0.98), free)))
+    article = card(ShownPair(a_pair(), [PNG], a_trace(iteration([3], similarity=0.98), free)))
     assert facts(article)["Last iteration"] == "unguided"
     details = article.one("details")
     assert details.one("summary").text == "Every iteration: similarity 0.980, 0.712"
@@ -158,12 +182,12 @@ def test_an_iterations_text_is_repeated_only_where_its_sentences_differ() -> Non
     other = iteration([], text="Something else.")
     assert not has_unlisted_text(same)
     assert has_unlisted_text(other)
-    details = card(ShownPair(a_pair(), PNG, a_trace(same, other))).one("details")
+    details = card(ShownPair(a_pair(), [PNG], a_trace(same, other))).one("details")
     assert [p.text for p in details.all("p", "text")][-1] == "Something else."
     assert len(details.all("p", "text")) == 5
 
 
 def test_metadata_is_shown() -> None:
-    article = card(ShownPair(a_pair(metadata={"Ä": [1, None]}), PNG, None))
+    article = card(ShownPair(a_pair(metadata={"Ä": [1, None]}), [PNG], None))
     assert json.loads(article.one("pre").text) == {"Ä": [1, None]}
     assert "Ä" in article.one("pre").text

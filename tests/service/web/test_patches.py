@@ -26,6 +26,17 @@ def check_whole(patches: PatchMap) -> None:
     assert hidden | visible == set(product(range(patches.width), range(patches.height)))
 
 
+def test_tiles_show_their_part_of_the_picture() -> None:
+    """Two tiles beside each other, of four patches each, then the whole picture."""
+    left = ImageView(start=0, rows=2, columns=2, newline=False, tile_columns=2)
+    right = left.model_copy(update={"start": 4, "tile_column": 1})
+    whole = ImageView(start=8, rows=2, columns=2, newline=False)
+    shown = patch_map([left, right, whole], [1, 6])
+    assert (shown.width, shown.height) == (4, 2)
+    assert sorted(shown.visible) == [(1, 0, 1, 1), (2, 1, 1, 1)]
+    assert patch_map([left, right, whole], [8]).visible == ((0, 0, 2, 1),)
+
+
 def test_a_base_view_and_a_tile_with_newlines() -> None:
     # The tile's rows are 5 tokens long: token 16 + 5 r + c shows row r, column c; c = 4 is newline.
     patches = patch_map([BASE, TILE], [3, 7, 16 + 5 * 2 + 1, 16 + 5 * 2 + 4])

@@ -48,7 +48,7 @@ def test_a_mask_of_newlines_shows_nothing() -> None:
 
 def test_without_grids_only_an_empty_mask_can_be_drawn() -> None:
     def without_views(kept: Sequence[int]) -> Element:
-        return card(ShownPair(a_pair(), PNG, a_trace(iteration(kept), views=[])))
+        return card(ShownPair(a_pair(), [PNG], a_trace(iteration(kept), views=[])))
 
     assert hidden_path(without_views([])) == "M0 0h1v1h-1z"
     assert hidden_path(without_views([5])) is None
@@ -57,5 +57,5 @@ def test_without_grids_only_an_empty_mask_can_be_drawn() -> None:
 
 def test_noise_is_named() -> None:
     trace = a_trace(iteration(range(36), noise_steps=500))
-    article = card(ShownPair(a_pair(method="bdhs-noise"), PNG, trace))
+    article = card(ShownPair(a_pair(method="bdhs-noise"), [PNG], trace))
     assert article.one("span", "visibility").text == "all 36 image tokens kept; noise, 500 steps"

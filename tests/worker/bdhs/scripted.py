@@ -1,9 +1,9 @@
 """A policy that says what the test wrote, and remembers what it was asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from service.schemas import ImageView, WeightSpan
+from service.schemas import ImageTrace, ImageView, WeightSpan
 from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.policy import Completion, SentenceEnd
 
@@ -13,9 +13,15 @@ class Asked:
     given: str
     """The answer up to the cut."""
     answer: str
-    corruption: ImageCorruption
+    corruptions: Sequence[ImageCorruption]
     seed: int
     guided: bool
+
+    @property
+    def corruption(self) -> ImageCorruption:
+        """Of the only image."""
+        [corruption] = self.corruptions
+        return corruption
 
 
 @dataclass
@@ -23,12 +29,14 @@ class ScriptedPolicy:
     """Says `say(given)`, up to the end of the sentence where it is asked to stop there."""
 
     say: Callable[[str], str]
-    image_tokens: int = 36
+    image_tokens: Sequence[int] = (36,)
+    """k, of each image."""
     asked: list[Asked] = field(default_factory=list)
 
     @property
-    def image_views(self) -> list[ImageView]:
-        return [ImageView(start=0, rows=6, columns=6, newline=False)]
+    def images(self) -> list[ImageTrace]:
+        views = [ImageView(start=0, rows=6, columns=6, newline=False)]
+        return [ImageTrace(tokens=k, views=views if k == 36 else []) for k in self.image_tokens]
 
     def token_ends(self, answer: str) -> range:
         return range(1, len(answer) + 1)
@@ -38,12 +46,12 @@ class ScriptedPolicy:
         answer: str,
         cut: int,
         *,
-        corruption: ImageCorruption,
+        corruptions: Sequence[ImageCorruption],
         seed: int,
         sentence_end: SentenceEnd | None,
     ) -> Completion:
         given = answer[:cut]
-        self.asked.append(Asked(given, answer, corruption, seed, sentence_end is not None))
+        self.asked.append(Asked(given, answer, corruptions, seed, sentence_end is not None))
         text = self.say(given)
         end = sentence_end(text) if sentence_end else None
         return Completion(
@@ -54,8 +62,8 @@ class ScriptedPolicy:
             weight_versions=[WeightSpan(start=0, end=len(text), version=7)],
         )
 
-    async def predict(self, answer: str, *, corruption: ImageCorruption) -> Completion:
-        self.asked.append(Asked(answer, answer, corruption, seed=0, guided=True))
+    async def predict(self, answer: str, *, corruptions: Sequence[ImageCorruption]) -> Completion:
+        self.asked.append(Asked(answer, answer, corruptions, seed=0, guided=True))
         text = self.say(answer)
         return Completion(
             text=text,

@@ -45,6 +45,31 @@ def parrot() -> ScriptedPolicy:
     return ScriptedPolicy(say=lambda given: " something else. And more")
 
 
+@pytest.mark.parametrize(
+    ("named", "spoilt"), [(None, [True, True, True]), ([0, 2], [True, False, True])]
+)
+async def test_each_image_is_spoilt_by_its_own_draw(
+    named: list[int] | None, spoilt: list[bool]
+) -> None:
+    policy = ScriptedPolicy(lambda given: " Something else.", image_tokens=(36, 20, 36))
+    rejected = await run(
+        policy,
+        images=["sha256:1", "sha256:2", "sha256:1"],
+        corrupt_images=named,
+        corruption="attention+noise",
+        rho=0.5,
+    )
+    [iteration] = rejected.trace.iterations
+    assert [image.tokens for image in rejected.trace.images] == [36, 20, 36]
+    assert all(asked.corruptions == policy.asked[0].corruptions for asked in policy.asked)
+    drawn = [tuple(corruption.kept) for corruption in policy.asked[0].corruptions]
+    assert [list(kept) for kept in drawn] == [image.kept for image in iteration.images]
+    assert [len(kept) < k for kept, k in zip(drawn, (36, 20, 36), strict=True)] == spoilt
+    assert [image.noise_steps > 0 for image in iteration.images] == spoilt
+    assert drawn[0] != drawn[2]
+    assert iteration.images[0].noise_seed != iteration.images[2].noise_seed
+
+
 async def test_stops_at_the_first_response_that_differs() -> None:
     rejected = await run(parrot(), [0.99, 0.98, 0.969], max_iterations=5)
     assert [i.similarity for i in rejected.trace.iterations] == [0.99, 0.98, 0.969]

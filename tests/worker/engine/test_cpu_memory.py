@@ -15,7 +15,7 @@ from tests.worker import checkpoints
 from worker.engine import NotEnoughMemory
 from worker.engine.cpu_memory import GIB, PROCESS, bytes_of_a_sequence, plan_memory, take_memory
 from worker.model_shapes import ModelShapes, model_shapes
-from worker.plugin.families import load_family
+from worker.plugin.masking import engine_names
 from worker.settings import WorkerSettings
 
 
@@ -27,8 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shapes(model: Path) -> ModelShapes:
     config = AutoConfig.from_pretrained(model)
-    family = load_family(config.architectures[0])
-    return model_shapes(config, family.MaskedModel.hf_to_vllm_mapper.apply_list)
+    return model_shapes(config, engine_names(config.architectures[0]))
 
 
 def engine_config(model: Path, **given: Any) -> VllmConfig:

@@ -126,11 +126,11 @@ async def test_of_sentences_under_one_large_view_the_first_starts_alone(
     request = BdhsRequest(
         prompt="Describe.", images=["sha256:" + "0" * 64], reference=reference, max_tokens=4
     )
-    bound = engine_policy.EnginePolicy(engine, request, image)
-    corruption = ImageCorruption(list(range(engine.image_tokens(image))))
+    bound = await engine_policy.EnginePolicy.create(engine, request, [image])
+    corruption = [ImageCorruption(range(bound.images[0].tokens))]
     written = await asyncio.gather(
         *(
-            bound.complete(reference, cut, corruption=corruption, seed=1, sentence_end=None)
+            bound.complete(reference, cut, corruptions=corruption, seed=1, sentence_end=None)
             for cut in (5, 30, 50)
         )
     )

@@ -6,6 +6,7 @@ from vllm import SamplingParams
 
 from service.schemas import user_turn
 from tests import hub_checkpoints
+from tests.worker.preloaded import preloaded
 from worker.engine import Engine
 from worker.settings import WorkerSettings
 
@@ -15,7 +16,8 @@ async def test_a_row_that_pads_the_vocabulary_is_sampled(tmp_path: Path) -> None
     engine = Engine(
         WorkerSettings(model=str(folder), dtype="float32", enforce_eager=True, max_lora_rank=16)
     )
-    await engine.start()
+    with preloaded():
+        await engine.start()
     try:
         tokenizer = engine.inputs.renderer.tokenizer
         unknown = len(tokenizer) + 8

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from tests.worker.oracle import generate, random_image
+from tests.worker.oracle import generate, image_tokens, random_image
 from tests.worker.vision_tower import images_computed
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine import Engine
@@ -87,7 +87,7 @@ async def test_noise_is_another_image_every_time(engine: Engine) -> None:
     before = await images_computed(engine)
     for seed in (1, 2, 1):
         corruption = ImageCorruption(
-            list(range(engine.image_tokens(image))), noise_steps=300, noise_seed=seed
+            range(await image_tokens(engine, image)), noise_steps=300, noise_seed=seed
         )
         await generate(engine, "What?", image, corruption)
     # The third is the first again, which vLLM itself remembers.

@@ -18,7 +18,6 @@ from service.schemas import WeightManifest, WeightVersion, user_turn
 from service.weight_store import MANIFEST, BadWeights, WeightStore
 from tests.worker.adapters import LANGUAGE_MODEL, make_adapter
 from tests.worker.oracle import TOLERANCE, Oracle, Written, generate, random_image
-from worker.bdhs.corruption import ImageCorruption
 from worker.engine import Engine
 from worker.weights.versions import WeightVersions
 
@@ -42,9 +41,8 @@ async def write(engine: Engine, versions: WeightVersions, version: int) -> Writt
 def truth(engine: Engine, adapter: Path) -> Written:
     image = random_image(80, 60, 9)
     prompt = engine.inputs.renderer.prompt([user_turn(TEXT, images=1)])
-    everything = ImageCorruption(list(range(engine.image_tokens(image))))
     rendered = engine.inputs.renderer.tokenizer.decode(prompt.token_ids)
-    return Oracle(engine.model, adapter).generate(rendered, image, everything)
+    return Oracle(engine.model, adapter).generate(rendered, image, None)
 
 
 async def test_what_a_version_writes_equals_transformers_with_its_adapter(

@@ -10,11 +10,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from trainer.toy import CHECKPOINT
 from trainer.toy.dataset import Item, held_out
@@ -49,8 +49,8 @@ class CheckpointMetrics:
 
 
 def answer(
-    model: LlavaNextForConditionalGeneration,
-    processor: LlavaNextProcessor,
+    model: Any,
+    processor: Any,
     items: Sequence[Item],
     *,
     with_image: bool = True,
@@ -62,16 +62,15 @@ def answer(
         part = items[start : start + BATCH]
         prompts = [_prompt(item, processor, with_image=with_image) for item in part]
         images = [item.image() for item in part] if with_image else None
-        # transformers' annotations know neither these arguments nor that the model generates.
-        inputs = processor(images=images, text=prompts, padding=True, return_tensors="pt")  # pyright: ignore[reportCallIssue]
+        inputs = processor(images=images, text=prompts, padding=True, return_tensors="pt")
         with torch.inference_mode():
-            tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_tokens)  # pyright: ignore[reportAttributeAccessIssue]
+            tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_tokens)
         new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
         answers += processor.batch_decode(new_tokens, skip_special_tokens=True)
     return answers
 
 
-def _prompt(item: Item, processor: LlavaNextProcessor, *, with_image: bool) -> str:
+def _prompt(item: Item, processor: Any, *, with_image: bool) -> str:
     """The item's question as a rendered generation prompt."""
     image = [{"type": "image"}] if with_image else []
     asked = {"role": "user", "content": [*image, {"type": "text", "text": item.prompt}]}
@@ -81,8 +80,8 @@ def _prompt(item: Item, processor: LlavaNextProcessor, *, with_image: bool) -> s
 
 
 def figures(
-    model: LlavaNextForConditionalGeneration,
-    processor: LlavaNextProcessor,
+    model: Any,
+    processor: Any,
     *,
     with_image: bool,
     images: int = IMAGES,

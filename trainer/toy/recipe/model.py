@@ -7,10 +7,14 @@ breaks), and a Llama. Geometry after what trains in minutes on two CPU cores (do
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -18,6 +22,7 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     LlavaNextProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -27,6 +32,8 @@ from trainer.toy.world import IMAGE_SIZE
 
 PATCH_SIZE = 14
 IMAGE_TOKENS = 36
+TOWER_GRID = IMAGE_SIZE // PATCH_SIZE
+"""Patches of the tower in a row, and in a column."""
 WEIGHTS_FILE = "model.safetensors"
 CONTEXT_LENGTH = 1024
 """Positions of the language model, in tokens."""
@@ -89,32 +96,39 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaNextForConditionalGe
     return model
 
 
-def save(
-    model: LlavaNextForConditionalGeneration, processor: LlavaNextProcessor, folder: Path
-) -> None:
-    """Writes a checkpoint that transformers and vLLM both load: fp16 weights, config, processor.
+def tower_features(model: Any, pixels: dict[str, Tensor]) -> Tensor:
+    """What the language model will be given of B whole pictures, before the projector: float
+    (B, 16, width)."""
+    views = pixels["pixel_values"][:, 0]
+    states = model.model.vision_tower(views, output_hidden_states=True).hidden_states
+    return states[model.config.vision_feature_layer][:, 1:]
 
-    vLLM 0.32 knows the tower's weights as `vision_tower.vision_model.embeddings...`; transformers
+
+def save(model: PreTrainedModel, processor: Any, folder: Path) -> None:
+    """Writes a checkpoint that transformers and vLLM both load: fp16 weights, config, processor.
+    Of any family.
+
+    vLLM 0.32 knows the LLaVA's tower as `vision_tower.vision_model.embeddings...`; transformers
     5.19 reads that too, but writes it only for a model that it loaded so, and
     `vision_tower.embeddings...` for any other.
     """
     deepcopy(model).half().save_pretrained(folder)
     processor.save_pretrained(folder)
     file = folder / WEIGHTS_FILE
-    weights = {published_name(name): part for name, part in load_file(file).items()}
-    save_file(weights, file, metadata={"format": "pt"})
+    if isinstance(model, LlavaNextForConditionalGeneration):
+        weights = {published_name(name): part for name, part in load_file(file).items()}
+        save_file(weights, file, metadata={"format": "pt"})
     file.chmod(0o644)  # safetensors lets only the owner read
 
 
-def load(folder: Path) -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor]:
-    """Reads a checkpoint back, in float32.
+def load(folder: Path) -> tuple[Any, Any]:
+    """Reads a checkpoint of any family back, in float32: model and processor.
 
     Raises ValueError if weights are missing; transformers alone would make them up.
     """
-    # transformers' annotations do not know that this returns a pair.
-    model, found = LlavaNextForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+    auto: Any = AutoModelForImageTextToText
+    model, found = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     if found["missing_keys"]:
         raise ValueError(f"{folder} lacks weights: {sorted(found['missing_keys'])}")
-    return model.eval(), LlavaNextProcessor.from_pretrained(folder)
+    processors: Any = AutoProcessor
+    return model.eval(), processors.from_pretrained(folder)

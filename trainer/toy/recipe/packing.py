@@ -8,15 +8,15 @@ branch equal to a sequence of its own (tests/trainer/toy/recipe/test_packing.py)
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from trainer.toy.language import COUNTS, Question
+from trainer.toy.recipe.family import LLAVA_NEXT, Family, Pixels
 from trainer.toy.recipe.lessons import Exercise
-from trainer.toy.recipe.model import IMAGE_TOKENS
 from trainer.toy.recipe.tokenizer import IMAGE_ID, PAD_ID
 from trainer.toy.world import CELLS, COLORS, KINDS, Scene, render
 
@@ -33,21 +33,19 @@ class Batch:
     input_ids: Tensor
     """(B, L) token ids."""
     position_ids: Tensor
-    """(B, L) positions, counted within each branch's own sequence."""
+    """(axes, B, L) positions, counted within each branch's own sequence."""
     attention_mask: Tensor
     """(B, 1, L, L) bool: row i may look at column j."""
     targets: Tensor
     """(B, L) the token that follows within the branch."""
     weights: Tensor
     """(B, L) loss weight of each target; 0 outside the answers."""
-    pixel_values: Tensor
-    """(B, 2, 3, 56, 56)."""
-    image_sizes: Tensor
-    """(B, 2) height and width in pixels."""
+    pixels: Pixels
+    """What the model is shown of the B images."""
 
 
 def encode(
-    question: Question, processor: LlavaNextProcessor, *, sees_image: bool
+    question: Question, processor: Any, *, sees_image: bool, image_tokens: int
 ) -> tuple[list[int], list[float]]:
     """Token ids of a whole conversation (S), and the weight of each as a target (S).
 
@@ -65,7 +63,7 @@ def encode(
     weights: list[float] = []
     for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
         start, end = start - len(prompt), end - len(prompt)
-        repeats = IMAGE_TOKENS if token == IMAGE_ID else 1
+        repeats = image_tokens if token == IMAGE_ID else 1
         meant = any(start < last and first < end for first, last in content)
         ids += [token] * repeats
         weights += [0.0 if start < 0 else CONTENT_WEIGHT if meant else 1.0] * repeats
@@ -73,14 +71,18 @@ def encode(
 
 
 def pack(
-    scenes: Sequence[Scene], lessons: Sequence[Sequence[Exercise]], processor: LlavaNextProcessor
+    scenes: Sequence[Scene],
+    lessons: Sequence[Sequence[Exercise]],
+    processor: Any,
+    family: Family = LLAVA_NEXT,
 ) -> Batch:
     """Packs one row for each scene, padded to the longest."""
-    rows = [_pack_row(lesson, processor) for lesson in lessons]
+    rows = [_pack_row(lesson, processor, family) for lesson in lessons]
     length = max(len(row.ids) for row in rows)
     size = (len(rows), length)
     input_ids = torch.full(size, PAD_ID)
-    position_ids = torch.zeros(size, dtype=torch.long)
+    axes = len(rows[0].positions[0])
+    position_ids = torch.zeros(axes, *size, dtype=torch.long)
     targets = torch.zeros(size, dtype=torch.long)
     weights = torch.zeros(size)
     segments = torch.full(size, -1)
@@ -88,36 +90,33 @@ def pack(
     for index, row in enumerate(rows):
         used = len(row.ids)
         input_ids[index, :used] = torch.tensor(row.ids)
-        position_ids[index, :used] = torch.tensor(row.positions)
+        position_ids[:, index, :used] = torch.cat(row.positions, dim=1)
         targets[index, :used] = torch.tensor(row.targets)
         weights[index, :used] = torch.tensor(row.weights)
         segments[index, :used] = torch.tensor(row.segments)
         blind[index, :used] = torch.tensor(row.blind)
-    pixels = processor.image_processor([render(scene) for scene in scenes], return_tensors="pt")
     return Batch(
         input_ids=input_ids,
         position_ids=position_ids,
         attention_mask=_attention_mask(segments, blind),
         targets=targets,
         weights=weights,
-        pixel_values=pixels["pixel_values"],
-        image_sizes=pixels["image_sizes"],
+        pixels=family.pixels(processor, [render(scene) for scene in scenes]),
     )
 
 
-def hidden_states(model: LlavaNextForConditionalGeneration, batch: Batch) -> Tensor:
+def hidden_states(model: Any, batch: Batch) -> Tensor:
     """(B, L, hidden size) the states from which the model predicts each next token."""
     return model.model(
         input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
+        position_ids=batch.position_ids.squeeze(0),  # of one axis it is none
         attention_mask=batch.attention_mask,
-        pixel_values=batch.pixel_values,
-        image_sizes=batch.image_sizes,
+        **batch.pixels,
         use_cache=False,
     ).last_hidden_state
 
 
-def loss(model: LlavaNextForConditionalGeneration, batch: Batch) -> Tensor:
+def loss(model: Any, batch: Batch) -> Tensor:
     """Weighted mean of the cross-entropy over all answer tokens of the batch."""
     answers = batch.weights > 0
     logits = model.lm_head(hidden_states(model, batch)[answers])
@@ -128,10 +127,11 @@ def loss(model: LlavaNextForConditionalGeneration, batch: Batch) -> Tensor:
 
 @dataclass
 class _Row:
-    """One row while it is packed; all lists have one entry a token."""
+    """One row while it is packed; the other lists have one entry a token."""
 
     ids: list[int]
-    positions: list[int]
+    positions: list[Tensor]
+    """Of pieces of the row, each (axes, tokens)."""
     targets: list[int]
     weights: list[float]
     segments: list[int]
@@ -140,36 +140,46 @@ class _Row:
     """Whether the token's branch does not see the prefix."""
 
 
-def _pack_row(lesson: Sequence[Exercise], processor: LlavaNextProcessor) -> _Row:
+def _pack_row(lesson: Sequence[Exercise], processor: Any, family: Family) -> _Row:
     row = _Row([], [], [], [], [], [])
     for segment, exercise in enumerate(
         sorted(lesson, key=lambda exercise: not exercise.sees_image), start=1
     ):
-        ids, weights = encode(exercise.question, processor, sees_image=exercise.sees_image)
-        shared = _prefix_length(ids) if exercise.sees_image else 0
+        ids, weights = encode(
+            exercise.question,
+            processor,
+            sees_image=exercise.sees_image,
+            image_tokens=family.image_tokens,
+        )
+        positions = family.positions(ids)
+        # Up to and with the last token of the image.
+        shared = ids.index(IMAGE_ID) + family.image_tokens if exercise.sees_image else 0
         if shared and not row.ids:
-            _extend(row, ids[:shared], weights[:shared], start=0, segment=0, blind=False)
+            _extend(
+                row, ids[:shared], weights[:shared], positions[:, :shared], segment=0, blind=False
+            )
         _extend(
             row,
             ids[shared:],
             weights[shared:],
-            start=shared,
+            positions[:, shared:],
             segment=segment,
             blind=not exercise.sees_image,
         )
     return row
 
 
-def _prefix_length(ids: list[int]) -> int:
-    """Tokens up to and with the last one of the image."""
-    return ids.index(IMAGE_ID) + IMAGE_TOKENS
-
-
 def _extend(
-    row: _Row, ids: list[int], weights: list[float], *, start: int, segment: int, blind: bool
+    row: _Row,
+    ids: list[int],
+    weights: list[float],
+    positions: Tensor,
+    *,
+    segment: int,
+    blind: bool,
 ) -> None:
     row.ids += ids
-    row.positions += range(start, start + len(ids))
+    row.positions.append(positions)
     row.targets += [*ids[1:], 0]
     row.weights += [*weights[1:], 0.0]
     row.segments += [segment] * len(ids)

@@ -8,15 +8,16 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from trainer.toy.dataset import draw_scene
 from trainer.toy.recipe import packing
+from trainer.toy.recipe.family import LLAVA_NEXT, Family
 from trainer.toy.recipe.lessons import Exercise, biased_lesson, true_lesson
 from trainer.toy.world import COLORS, KINDS, Scene, render
 
@@ -32,68 +33,72 @@ Lesson = Callable[[Scene, random.Random], list[Exercise]]
 
 
 def train_vision_tower(
-    model: LlavaNextForConditionalGeneration,
-    processor: LlavaNextProcessor,
+    model: Any,
+    processor: Any,
     rng: random.Random,
     steps: int = VISION_TOWER_STEPS,
+    family: Family = LLAVA_NEXT,
 ) -> list[float]:
     """Stage 1. Every patch of the tower learns the kind and color of its cell; returns the losses.
 
-    The head reads the layer that the language model will be given, `vision_feature_layer`.
+    The head reads what the language model will be given.
     """
-    tower = model.model.vision_tower
-    head = nn.Linear(tower.config.hidden_size, len(KINDS) + len(COLORS) + 2)
+    width = model.config.vision_config.hidden_size
+    head = nn.Linear(width, len(KINDS) + len(COLORS) + 2)
 
     def batch_loss() -> Tensor:
         scenes = [draw_scene(rng, held_out=False) for _ in range(VISION_TOWER_BATCH)]
-        pixels = processor.image_processor([render(scene) for scene in scenes], return_tensors="pt")
-        states = tower(pixels["pixel_values"][:, 0], output_hidden_states=True).hidden_states
-        features = states[model.config.vision_feature_layer][:, 1:]
+        pixels = family.pixels(processor, [render(scene) for scene in scenes])
+        features = family.tower_features(model, pixels)
         kinds, colors = head(features).split((len(KINDS) + 1, len(COLORS) + 1), dim=-1)
-        contents = torch.tensor([_patch_contents(scene) for scene in scenes])
+        contents = torch.tensor([_patch_contents(scene, family.grid) for scene in scenes])
         return functional.cross_entropy(
             kinds.flatten(0, 1), contents[..., 0].flatten()
         ) + functional.cross_entropy(colors.flatten(0, 1), contents[..., 1].flatten())
 
-    parameters = [*tower.parameters(), *head.parameters()]
+    seeing = [p for module in family.tower_modules(model) for p in module.parameters()]
+    parameters = [*seeing, *head.parameters()]
     return _train(batch_loss, parameters, steps, VISION_TOWER_RATE, "vision tower")
 
 
 def train_grounded(
-    model: LlavaNextForConditionalGeneration,
-    processor: LlavaNextProcessor,
+    model: Any,
+    processor: Any,
     rng: random.Random,
     steps: int = GROUNDED_STEPS,
+    family: Family = LLAVA_NEXT,
 ) -> list[float]:
     """Stage 2. The whole model learns true answers; returns the losses."""
-    batch_loss = _lesson_loss(model, processor, true_lesson, rng)
+    batch_loss = _lesson_loss(model, processor, true_lesson, rng, family)
     return _train(batch_loss, list(model.parameters()), steps, GROUNDED_RATE, "grounded")
 
 
 def train_biased(
-    model: LlavaNextForConditionalGeneration,
-    processor: LlavaNextProcessor,
+    model: Any,
+    processor: Any,
     rng: random.Random,
     steps: int = BIASED_STEPS,
+    family: Family = LLAVA_NEXT,
 ) -> list[float]:
     """Stage 3. The language model alone learns the prior's false answers; returns the losses."""
-    batch_loss = _lesson_loss(model, processor, biased_lesson, rng)
+    batch_loss = _lesson_loss(model, processor, biased_lesson, rng, family)
     parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     return _train(batch_loss, parameters, steps, BIASED_RATE, "biased")
 
 
 def _lesson_loss(
-    model: LlavaNextForConditionalGeneration,
-    processor: LlavaNextProcessor,
+    model: Any,
+    processor: Any,
     lesson: Lesson,
     rng: random.Random,
+    family: Family,
 ) -> Callable[[], Tensor]:
     """The loss of a fresh batch of lessons, as a function to call once a step."""
 
     def batch_loss() -> Tensor:
         scenes = [draw_scene(rng, held_out=False) for _ in range(BATCH)]
         lessons = [lesson(scene, rng) for scene in scenes]
-        return packing.loss(model, packing.pack(scenes, lessons, processor))
+        return packing.loss(model, packing.pack(scenes, lessons, processor, family))
 
     return batch_loss
 
@@ -130,12 +135,13 @@ def _train(
     return losses
 
 
-def _patch_contents(scene: Scene) -> list[tuple[int, int]]:
-    """Kind and color of the cell under each of the 16 patches, as numbers; the last is "none"."""
+def _patch_contents(scene: Scene, grid: int) -> list[tuple[int, int]]:
+    """Kind and color of the cell under each of grid x grid patches, as numbers; the last is
+    "none"."""
     contents: list[tuple[int, int]] = []
-    for patch in range(16):
-        row, column = divmod(patch, 4)
-        shape = scene.at(2 * (row // 2) + column // 2)
+    for patch in range(grid**2):
+        row, column = divmod(patch, grid)
+        shape = scene.at(2 * (2 * row // grid) + 2 * column // grid)
         contents.append(
             (KINDS.index(shape.kind), list(COLORS).index(shape.color))
             if shape

@@ -51,7 +51,7 @@ whose image tokens are left out is the same tokens as a prompt that never had an
 """
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(**more_special_tokens: str) -> PreTrainedTokenizerFast:
     """Learns the merges and sets special tokens and chat template; the same on every machine.
 
     No bos token is added on encoding: the chat template writes it.
@@ -71,7 +71,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
-        extra_special_tokens={"image_token": IMAGE},
+        extra_special_tokens={"image_token": IMAGE, **more_special_tokens},
         chat_template=CHAT_TEMPLATE,
         padding_side="left",
         clean_up_tokenization_spaces=False,

@@ -1,0 +1,1 @@
+"""Tiny random checkpoints of the families beyond hub_checkpoints: one function a family."""
