@@ -80,8 +80,8 @@ async def test_health_and_figures_of_a_worker(
         assert grown("prefstream_worker_versions_refused_total") == 1
         assert after["prefstream_worker_weight_version"] == 7
         assert after["prefstream_worker_jobs_running"] == 0
-        # vLLM's own.
-        assert grown("vllm:generation_tokens_total") > 0
+        # vLLM's own, which it counts after it has answered.
+        await until(lambda: generated_since(before, http))
         assert "vllm:num_requests_running" in after
 
         own_server.kill()
@@ -93,6 +93,11 @@ async def test_health_and_figures_of_a_worker(
         worker.stop()
         assert (await http.get("/health/ready")).status_code == 503
     await engine.remove_lora(7)
+
+
+async def generated_since(before: dict[str, float], http: httpx.AsyncClient) -> bool:
+    name = "vllm:generation_tokens_total"
+    return (await figures(http))[name] > before.get(name, 0)
 
 
 async def _refused(broker: Broker) -> bool:
