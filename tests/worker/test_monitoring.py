@@ -1,5 +1,6 @@
 """A worker's health, figures and traces, on a real engine and a real server."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -15,9 +16,30 @@ from tests.service.http import served
 from tests.waiting import until
 from tests.worker.adapters import make_adapter
 from tests.worker.jobs import bdhs, ended, png, submit, working
+from tests.worker.preloaded import preloaded
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.monitoring import serve_monitoring
+from worker.settings import WorkerSettings
+
+
+@pytest.fixture(scope="module")
+async def engine() -> AsyncIterator[Engine]:
+    """An engine of these tests' own: vLLM tells the figures of the one that was started last in a
+    process, and takes back those of the others."""
+    engine = Engine(
+        WorkerSettings(
+            model="toy",
+            dtype="float32",
+            enforce_eager=True,
+            gpu_memory_utilization=0.1,
+            max_lora_rank=16,
+        )
+    )
+    with preloaded():
+        await engine.start()
+    yield engine
+    engine.stop()
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +53,7 @@ def settings(own_server: Server) -> Settings:
 
 
 async def figures(http: httpx.AsyncClient) -> dict[str, float]:
-    """Every sample's value, summed over all labels but `kind`: vLLM has a label for each model that
-    was served in this process."""
+    """Every sample's value, summed over all labels but `kind`."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families((await http.get("/metrics")).text):
         for sample in family.samples:
