@@ -20,11 +20,13 @@ from service.schemas import (
     BdhsTrace,
     JobError,
     Message,
+    Outcome,
     Response,
     Result,
     SampleRequest,
     SampleResult,
     TokenLogprob,
+    outcome_of_texts,
 )
 from worker.annotators.ranking import rank_responses
 from worker.annotators.registry import AnnotatorRegistry
@@ -126,7 +128,7 @@ class Handlers:
         responses = [_response(w, lora, request.logprobs) for w in written]
         result = SampleResult(responses=responses, seed=seed)
         if request.annotator is not None:
-            result.annotation = await self._annotate(request, result, images, lora)
+            result.annotation, result.outcome = await self._annotate(request, result, images, lora)
             inputs = self._engine.inputs
             result.pairs = ranked_pairs(
                 claim, request, result, written, inputs.processor.tokenizer, inputs.digest
@@ -150,7 +152,7 @@ class Handlers:
         result: SampleResult,
         images: list[DecodedImage],
         lora: LoRARequest | None,
-    ) -> Annotation:
+    ) -> tuple[Annotation, Outcome]:
         assert request.annotator is not None
         version = result.responses[0].oldest_version
         annotator, judge = await self._annotators.get(request.annotator, version)
@@ -188,8 +190,18 @@ class Handlers:
         seed = _given_or_random_seed(request.seed)
         policy = await EnginePolicy.create(self._engine, request, images, lora=lora)
         rejected = await generate_rejected(request, seed, policy, self._embedder.similarity)
-        pair = bdhs_pair(claim, request, seed, rejected, policy.prompt, self._engine.inputs.digest)
-        return BdhsResult(pairs=[pair], trace=_trim_trace(rejected.trace, request.trace))
+        outcome = outcome_of_texts(request.reference, rejected.text)
+        digest = self._engine.inputs.digest
+        return BdhsResult(
+            outcome=outcome,
+            pairs=[bdhs_pair(claim, request, seed, rejected, policy.prompt, digest)]
+            if outcome is Outcome.pair
+            else [],
+            text=rejected.text,
+            similarity=rejected.similarity,
+            iterations=len(rejected.trace.iterations),
+            trace=_trim_trace(rejected.trace, request.trace),
+        )
 
 
 def _job_failed(code: str, error: Exception, **details: int) -> JobFailed:

@@ -43,6 +43,7 @@ def ranked_pairs(
             side: [assistant_turn(written[index].text.strip())],
             f"{side}_version": result.responses[index].oldest_version,
             f"{side}_token_ids": token_ids,
+            f"{side}_tokens": len(token_ids),
             f"{side}_logprobs": logprobs,
             f"{side}_finish_reason": str(written[index].finish_reason),
         }
@@ -112,6 +113,8 @@ def bdhs_pair(
         rejected_version=rejected.oldest_version,
         rejected_spans=rejected.spans,
         rejected_token_ids=token_ids,
+        rejected_tokens=len(token_ids),
+        chosen_tokens=len(prompt.answer(request.reference).token_ids),
         rejected_token_spans=token_spans,
         rejected_finish_reason=rejected.finish_reason,
         similarity=rejected.similarity,

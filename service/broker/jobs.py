@@ -34,15 +34,17 @@ from service.schemas import (
     JobsPage,
     JobsState,
     JobStatus,
+    Outcome,
     Result,
     SampleRequest,
+    UnknownResult,
 )
 
 RESULT: TypeAdapter[Result] = TypeAdapter(Result)
 METADATA: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 FIELDS = (
     "kind", "status", "run", "priority", "attempt", "created", "started", "owner", "finished",
-    "error", "history", "metadata", "result",
+    "error", "history", "metadata", "outcome", "left_out", "result",
 )  # fmt: skip
 
 
@@ -257,8 +259,18 @@ def job_from(job_id: str, values: list[Any]) -> Job | None:
         started_at=from_milliseconds(fields["started"]) if fields["started"] else None,
         worker=fields["owner"],
         finished_at=from_milliseconds(fields["finished"]) if fields["finished"] else None,
-        result=RESULT.validate_json(fields["result"], **TOLERANT) if fields["result"] else None,
+        result=result_from(fields) if fields["result"] else None,
         error=JobError.model_validate_json(error, **TOLERANT) if error else None,
         history=[Attempt.model_validate_json(line, **TOLERANT) for line in history if line],
         metadata=METADATA.validate_json(fields["metadata"]) if fields["metadata"] else {},
     )
+
+
+def result_from(fields: dict[str, Any]) -> Result:
+    """The result as its worker stored it, with what the run then said of its pairs."""
+    result = RESULT.validate_json(fields["result"], **TOLERANT)
+    if fields["outcome"] and not isinstance(result, UnknownResult):
+        result.outcome = Outcome(fields["outcome"])
+        left_out = set(map(int, (fields["left_out"] or "").split()))
+        result.pairs = [p for place, p in enumerate(result.pairs) if place not in left_out]
+    return result

@@ -15,6 +15,7 @@ from service.client.transport import LONG_POLL_S, Transport
 from service.schemas import (
     Appended,
     BdhsRequest,
+    FilteredPage,
     Health,
     Job,
     JobKind,
@@ -242,6 +243,12 @@ class AsyncClient:
             if not page.pairs:
                 return
             after = page.cursor
+
+    async def filtered_page(
+        self, run: str, *, after: str | None = None, limit: int = 100
+    ) -> FilteredPage:
+        """A page of the pairs that the run's filters left out, oldest first."""
+        return await self._transport.filtered(run, after, limit)
 
     async def lease(
         self,

@@ -99,6 +99,7 @@ class Client:
     delete_run = _blocking(AsyncClient.delete_run)
     pairs_page = _blocking(AsyncClient.pairs_page)
     pairs = _iterating(AsyncClient.pairs)
+    filtered_page = _blocking(AsyncClient.filtered_page)
     append = _blocking(AsyncClient.append)
     ack = _blocking(AsyncClient.ack)
     announce = _blocking(AsyncClient.announce)

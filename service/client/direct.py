@@ -15,6 +15,7 @@ from service.schemas import (
     Appended,
     Batch,
     BdhsRequest,
+    FilteredPage,
     Health,
     Job,
     JobKind,
@@ -99,6 +100,9 @@ class RedisTransport:
 
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         return await self._of_run(run, lambda: self._broker.runs.pairs(run, after, limit))
+
+    async def filtered(self, run: str, after: str | None, limit: int) -> FilteredPage:
+        return await self._of_run(run, lambda: self._broker.runs.filtered(run, after, limit))
 
     async def append(self, run: str, pair: PairRequest) -> Appended:
         async def append() -> Appended:

@@ -13,6 +13,7 @@ from service.schemas import (
     Appended,
     Batch,
     BdhsRequest,
+    FilteredPage,
     Health,
     Job,
     JobKind,
@@ -102,6 +103,10 @@ class HttpTransport:
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
         return await self._call(PairsPage, "GET", f"/runs/{run}/pairs", params=params)
+
+    async def filtered(self, run: str, after: str | None, limit: int) -> FilteredPage:
+        params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
+        return await self._call(FilteredPage, "GET", f"/runs/{run}/filtered", params=params)
 
     async def append(self, run: str, pair: PairRequest) -> Appended:
         return await self._call(Appended, "POST", f"/runs/{run}/pairs", body=pair)

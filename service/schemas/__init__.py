@@ -22,6 +22,7 @@ from service.schemas.conversation import (
     assistant_turn,
     user_turn,
 )
+from service.schemas.filters import Bounds, PairFilters
 from service.schemas.health import Health, WorkerInfo
 from service.schemas.images import StoredImage
 from service.schemas.inputs import InputDigest
@@ -36,7 +37,8 @@ from service.schemas.jobs import (
     JobStatus,
     Purged,
 )
-from service.schemas.pairs import Appended, Pair, PairsPage, Span
+from service.schemas.outcomes import Outcome, outcome_of_texts, visible
+from service.schemas.pairs import Appended, FilteredPage, FilteredPair, Pair, PairsPage, Span
 from service.schemas.problems import Problem
 from service.schemas.requests import (
     BDHS_SETTINGS,
@@ -58,7 +60,7 @@ from service.schemas.results import (
     TokenLogprob,
     UnknownResult,
 )
-from service.schemas.runs import Group, Run, RunSettings
+from service.schemas.runs import Bucket, Distribution, Group, Run, RunSettings
 from service.schemas.traces import (
     BdhsTrace,
     CorruptionTrace,
@@ -92,8 +94,13 @@ __all__ = [
     "BdhsRequest",
     "BdhsResult",
     "BdhsTrace",
+    "Bounds",
+    "Bucket",
     "CorruptionTrace",
     "Delivery",
+    "Distribution",
+    "FilteredPage",
+    "FilteredPair",
     "Group",
     "GroupName",
     "Health",
@@ -115,7 +122,9 @@ __all__ = [
     "LeaseState",
     "Message",
     "Model",
+    "Outcome",
     "Pair",
+    "PairFilters",
     "PairRequest",
     "PairsPage",
     "Part",
@@ -145,5 +154,7 @@ __all__ = [
     "WeightsKind",
     "WorkerInfo",
     "assistant_turn",
+    "outcome_of_texts",
     "user_turn",
+    "visible",
 ]

@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from service.schemas.base import MAX_RANKED, MAX_SEED, AnnotatorName, Model, RunName
 from service.schemas.conversation import ImagePart, Message, TextPart, user_turn
+from service.schemas.outcomes import Outcome, outcome_of_texts, visible
 
 
 class Priority(StrEnum):
@@ -180,7 +181,7 @@ class BdhsRequest(JobRequest):
                 f"`corrupt_images` names {beyond[0]}, and the {len(self.images)} images are "
                 f"numbered from 0 to {len(self.images) - 1}"
             )
-        if not self.reference.strip():
+        if not visible(self.reference):
             raise ValueError("`reference` is empty")
         return self
 
@@ -230,12 +231,17 @@ class PairRequest(PromptRequest):
 
     @model_validator(mode="after")
     def _two_sides(self) -> Self:
-        for side in ("chosen", "rejected"):
-            if not getattr(self, side).strip():
+        match outcome_of_texts(self.chosen, self.rejected):
+            case Outcome.empty:
+                side = "rejected" if visible(self.chosen) else "chosen"
                 raise ValueError(f"`{side}` is empty")
-        if self.chosen.strip() == self.rejected.strip():
-            raise ValueError("`chosen` and `rejected` are the same text: there is no preference")
-        return self
+            case Outcome.same:
+                raise ValueError(
+                    "`chosen` and `rejected` are the same text, white space aside: there is no "
+                    "preference"
+                )
+            case _:
+                return self
 
     @property
     def texts(self) -> list[str]:
