@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
-from service.schemas import ImagePart, Message, Span, assistant_turn
+from service.schemas import ImagePart, Message, Pair, Span, assistant_turn
 
 
 class BadConversation(ValueError):
@@ -116,6 +116,25 @@ class Renderer:
         if token_ids is None or self.image_token_id in token_ids:
             return prompt.answer(text, ended=ended)
         return Answer(prompt.token_ids, self._up_to_end(token_ids))
+
+    def pair_answers(self, pair: Pair) -> tuple[Answer, Answer]:
+        """The chosen and the rejected side, as they are scored and trained on.
+
+        Raises: BadConversation.
+        """
+        chosen = self.answer(
+            pair.prompt,
+            pair.chosen[-1].text,
+            token_ids=pair.chosen_token_ids,
+            ended=pair.chosen_finish_reason != "length",
+        )
+        rejected = self.answer(
+            pair.prompt,
+            pair.rejected[-1].text,
+            token_ids=pair.rejected_token_ids,
+            ended=pair.rejected_finish_reason != "length",
+        )
+        return chosen, rejected
 
     def _up_to_end(self, token_ids: Sequence[int]) -> list[int]:
         """Nothing after an end is learnt."""

@@ -19,12 +19,16 @@ from service.schemas import (
     BdhsResult,
     BdhsTrace,
     JobError,
+    LogprobsRequest,
+    LogprobsResult,
     Message,
     Outcome,
+    Pair,
     Response,
     Result,
     SampleRequest,
     SampleResult,
+    SamplingRequest,
     TokenLogprob,
     outcome_of_texts,
 )
@@ -35,6 +39,7 @@ from worker.embedder import Embedder
 from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
 from worker.engine_policy import EnginePolicy, sampling_params
 from worker.pairs import bdhs_pair, ranked_pairs
+from worker.scoring import score_responses, with_logps, with_ref_logps
 from worker.weights.versions import VersionGone, WeightVersions
 
 
@@ -73,9 +78,15 @@ class Handlers:
         try:
             images = await asyncio.gather(*map(self._image, claim.request.images))
             async with self._weights(claim.request.weight_version) as lora:
-                if isinstance(claim.request, BdhsRequest):
-                    return await self._bdhs(claim, claim.request, images, lora)
-                return await self._sample(claim, claim.request, images, lora)
+                match claim.request:
+                    case SampleRequest() as request:
+                        return await self._sample(claim, request, images, lora)
+                    case BdhsRequest() as request:
+                        return await self._bdhs(claim, request, images, lora)
+                    case LogprobsRequest() as request:
+                        return await self._logprobs(request, images, lora)
+                    case other:
+                        raise TypeError(f"no handler for {type(other).__name__}")
         except ImageGone as error:
             raise _job_failed("image_gone", error) from error
         except PromptTooLong as error:
@@ -133,6 +144,9 @@ class Handlers:
             result.pairs = ranked_pairs(
                 claim, request, result, written, inputs.processor.tokenizer, inputs.digest
             )
+            result.pairs = [
+                await self._scored(request, pair, images, lora) for pair in result.pairs
+            ]
         return result
 
     async def _generate(
@@ -191,17 +205,41 @@ class Handlers:
         policy = await EnginePolicy.create(self._engine, request, images, lora=lora)
         rejected = await generate_rejected(request, seed, policy, self._embedder.similarity)
         outcome = outcome_of_texts(request.reference, rejected.text)
-        digest = self._engine.inputs.digest
+        pairs: list[Pair] = []
+        if outcome is Outcome.pair:
+            digest = self._engine.inputs.digest
+            pair = bdhs_pair(claim, request, seed, rejected, policy.prompt, digest)
+            pairs = [await self._scored(request, pair, images, lora)]
         return BdhsResult(
             outcome=outcome,
-            pairs=[bdhs_pair(claim, request, seed, rejected, policy.prompt, digest)]
-            if outcome is Outcome.pair
-            else [],
+            pairs=pairs,
             text=rejected.text,
             similarity=rejected.similarity,
             iterations=len(rejected.trace.iterations),
             trace=_trim_trace(rejected.trace, request.trace),
         )
+
+    async def _logprobs(
+        self, request: LogprobsRequest, images: list[DecodedImage], lora: LoRARequest | None
+    ) -> LogprobsResult:
+        seed = _given_or_random_seed(request.seed)
+        responses = await score_responses(self._engine, request, seed, images, lora)
+        return LogprobsResult(responses=responses, seed=seed)
+
+    async def _scored(
+        self,
+        request: SamplingRequest,
+        pair: Pair,
+        images: list[DecodedImage],
+        lora: LoRARequest | None,
+    ) -> Pair:
+        """The pair, with what the request asks to be said of it."""
+        if request.logps:
+            pair = await with_logps(self._engine, pair, images, lora)
+        if request.ref_logps:
+            async with self._versions.use_version(0, None):
+                pair = await with_ref_logps(self._engine, pair, images)
+        return pair
 
 
 def _job_failed(code: str, error: Exception, **details: int) -> JobFailed:

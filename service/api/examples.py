@@ -125,7 +125,7 @@ WORKER: dict[str, Any] = {
     "running": 8,
     "engine_ready": True,
     "heartbeat_at": NOW,
-    "kinds": ["sample", "bdhs"],
+    "kinds": ["sample", "bdhs", "logprobs"],
 }
 WEIGHTS: dict[str, Any] = {"newest": VERSION, "workers": [WORKER], "refused": []}
 
@@ -137,6 +137,12 @@ REQUESTS: dict[str, Any] = {
         "reference": REFERENCE,
         "run": "main",
         "metadata": {"dataset": "mine"},
+    },
+    "logprobs": {
+        "prompt": QUESTION,
+        "images": [IMAGE],
+        "responses": [REFERENCE, REJECTED],
+        "views": [{}, {"rho": 1}],
     },
     "put_run": {
         "window": 64,
@@ -177,6 +183,28 @@ RESPONSES: dict[str, tuple[int, Any]] = {
         },
     ),
     "bdhs": (200, DONE),
+    "logprobs": (
+        200,
+        DONE
+        | {
+            "run": None,
+            "kind": "logprobs",
+            "result": {
+                "kind": "logprobs",
+                "responses": [
+                    {
+                        "token_ids": [1670, 338, 263, 2654, 8607, 2],
+                        "views": [
+                            {"sum": -3.5, "mean": -0.58, "weight_version": 12},
+                            {"sum": -7.25, "mean": -1.21, "weight_version": 12},
+                        ],
+                        "image_dependence": 3.75,
+                    }
+                ],
+                "seed": 7,
+            },
+        },
+    ),
     "list_jobs": (200, {"jobs": [JOB], "before": JOB_ID}),
     "purge_jobs": (200, {"purged": 3}),
     "retry_job": (200, JOB | {"id": DEAD_ID}),

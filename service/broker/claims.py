@@ -30,6 +30,8 @@ from service.schemas import (
     BdhsRequest,
     JobError,
     JobKind,
+    JobRequest,
+    LogprobsRequest,
     Outcome,
     Pair,
     Result,
@@ -40,9 +42,8 @@ EVENT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 MAX_EVENTS = 1000
 """Progress events kept of a job."""
 
-REQUESTS: dict[str, type[SampleRequest] | type[BdhsRequest]] = {
-    JobKind.sample: SampleRequest,
-    JobKind.bdhs: BdhsRequest,
+REQUESTS: dict[str, type[JobRequest]] = {
+    request.kind: request for request in (SampleRequest, BdhsRequest, LogprobsRequest)
 }
 """What is asked, by the kind of the job."""
 
@@ -107,7 +108,7 @@ class Claim:
 
     job_id: str
     kind: JobKind
-    request: SampleRequest | BdhsRequest
+    request: JobRequest
     attempt: int
     """Starts of the job so far, this one included: the fence."""
     worker_id: str

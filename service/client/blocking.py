@@ -86,6 +86,7 @@ class Client:
 
     sample = _blocking(AsyncClient.sample)
     bdhs = _blocking(AsyncClient.bdhs)
+    logprobs = _blocking(AsyncClient.logprobs)
     map = _iterating(AsyncClient.map)
     job = _blocking(AsyncClient.job)
     wait = _blocking(AsyncClient.wait)

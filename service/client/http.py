@@ -12,11 +12,10 @@ from service.schemas import (
     TOLERANT,
     Appended,
     Batch,
-    BdhsRequest,
     FilteredPage,
     Health,
     Job,
-    JobKind,
+    JobRequest,
     JobsPage,
     JobsState,
     LeaseRequest,
@@ -26,7 +25,6 @@ from service.schemas import (
     Purged,
     Run,
     RunSettings,
-    SampleRequest,
     StoredImage,
     Weights,
     WeightVersion,
@@ -58,13 +56,11 @@ class HttpTransport:
         )
         self._retry_for_s = retry_for_s
 
-    async def submit(
-        self, kind: JobKind, request: SampleRequest | BdhsRequest, wait_s: float, key: str
-    ) -> Job:
+    async def submit(self, request: JobRequest, wait_s: float, key: str) -> Job:
         return await self._call(
             Job,
             "POST",
-            f"/{kind.value}",
+            f"/{request.kind.value}",
             body=request,
             headers={"Idempotency-Key": key},  # what makes repeating it safe
             params={"wait_s": wait_s} if wait_s else {},

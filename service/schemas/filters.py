@@ -38,6 +38,16 @@ class PairFilters(Model):
     """Share of the chosen side's runs of four words that were there before in it, from 0 to 1."""
     rejected_repetition: Bounds | None = None
     """As `chosen_repetition`, of the other side."""
+    chosen_logps: Bounds | None = None
+    """log p of the chosen side, for jobs with `logps`."""
+    rejected_logps: Bounds | None = None
+    """As `chosen_logps`, of the other side."""
+    logps_margin: Bounds | None = None
+    """log p of the chosen side less that of the rejected."""
+    chosen_image_dependence: Bounds | None = None
+    """log p of the chosen side with the images less that without them, for jobs with `logps`."""
+    rejected_image_dependence: Bounds | None = None
+    """As `chosen_image_dependence`, of the other side."""
     finish_reasons: list[str] | None = Field(default=None, min_length=1)
     """How a side that the policy wrote may have ended: some of `stop`, `sentence`, `length` (cut
     at `max_tokens`)."""

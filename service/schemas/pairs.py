@@ -66,6 +66,20 @@ class Pair(Model):
     """`stop` (end of sequence or a stop string) or `length`; null: the policy did not write it."""
     rejected_finish_reason: str | None = None
     """As `chosen_finish_reason`; of BDHS, how the last sentence ended: also `sentence`."""
+    chosen_logps: float | None = None
+    """log p of the side, with the images: the sum over its tokens; null: `logps` was not asked."""
+    rejected_logps: float | None = None
+    """As `chosen_logps`, of the other side."""
+    logps_version: int | None = None
+    """Weight version that these two are of."""
+    chosen_image_dependence: float | None = None
+    """log p with the images less log p without them; null: not asked for, or no images."""
+    rejected_image_dependence: float | None = None
+    """As `chosen_image_dependence`, of the other side."""
+    ref_chosen_logps: float | None = None
+    """As `chosen_logps`, of version 0; null: not asked for (`ref_logps`)."""
+    ref_rejected_logps: float | None = None
+    """As `ref_chosen_logps`, of the other side."""
     input_digest: InputDigest | None = None
     """How the worker made tokens and pixels of it; null: of a data set, or of an older release."""
     similarity: float | None

@@ -129,6 +129,52 @@ class BdhsResult(Model):
     _stored_with_one = model_validator(mode="before")(_of_one_pair)
 
 
+class ViewLogprobs(Model):
+    """How likely a response is under one view of the images."""
+
+    sum: float
+    """Natural logarithm of its probability: the sum over its tokens."""
+    mean: float
+    """That, for each token."""
+    tokens: list[float] | None = None
+    """Of each token; null: not asked for (`tokens`)."""
+    weight_version: int
+    """Whose opinion it is."""
+
+
+class ScoredResponse(Model):
+    """A given response, and how likely the policy finds it."""
+
+    token_ids: list[int]
+    """What was scored, with the token that ends it where that counts."""
+    views: list[ViewLogprobs]
+    """In the order of the request's `views`."""
+    image_dependence: float | None
+    """log p with the whole images less log p without them, summed over its tokens; null: `views`
+    has not both."""
+
+
+class LogprobsResult(Model):
+    """What `POST /logprobs` found."""
+
+    kind: Literal["logprobs"] = "logprobs"
+    """`logprobs`."""
+    responses: list[ScoredResponse]
+    """In the order of the request."""
+    seed: int
+    """Given or drawn: with it, the same tokens are hidden and the same noise is added."""
+
+    @property
+    def outcome(self) -> None:
+        """It makes no pair."""
+        return None
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """None."""
+        return []
+
+
 class UnknownResult(RootModel[dict[str, JsonValue]]):
     """A result of a kind that a later version has: as it came."""
 
@@ -154,12 +200,13 @@ class UnknownResult(RootModel[dict[str, JsonValue]]):
 def _kind(result: Any) -> str:
     fields: dict[str, Any] = {**result} if isinstance(result, dict) else {}
     kind = fields["kind"] if "kind" in fields else getattr(cast(Any, result), "kind", None)
-    return kind if kind in ("sample", "bdhs") else "unknown"
+    return kind if kind in ("sample", "bdhs", "logprobs") else "unknown"
 
 
 Result = Annotated[
     Annotated[SampleResult, Tag("sample")]
     | Annotated[BdhsResult, Tag("bdhs")]
+    | Annotated[LogprobsResult, Tag("logprobs")]
     | Annotated[UnknownResult, Tag("unknown")],
     Discriminator(_kind),
 ]

@@ -12,7 +12,6 @@ from service.schemas import (
     BdhsRequest,
     BdhsResult,
     Job,
-    JobKind,
     Outcome,
     Pair,
     SampleRequest,
@@ -42,7 +41,7 @@ def sample_request(**fields: Any) -> SampleRequest:
 
 
 async def enqueue(broker: Broker, **fields: Any) -> Job:
-    return await broker.jobs.enqueue(JobKind.sample, sample_request(**fields))
+    return await broker.jobs.enqueue(sample_request(**fields))
 
 
 async def enqueue_bdhs(broker: Broker, **fields: Any) -> Job:
@@ -50,7 +49,7 @@ async def enqueue_bdhs(broker: Broker, **fields: Any) -> Job:
     request = BdhsRequest(
         **{"prompt": "What is this?", "reference": "A red square.", "images": [ref], **fields}
     )
-    return await broker.jobs.enqueue(JobKind.bdhs, request)
+    return await broker.jobs.enqueue(request)
 
 
 async def claim_one(broker: Broker, worker_id: str = "w1", block_s: float = 10) -> Claim:

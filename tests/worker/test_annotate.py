@@ -13,11 +13,11 @@ import pytest
 from service.broker import Broker
 from service.schemas import (
     Job,
-    JobKind,
     JobStatus,
     Message,
     SampleRequest,
     SampleResult,
+    View,
 )
 from service.settings import Settings
 from service.weight_store import WeightStore
@@ -25,6 +25,7 @@ from tests.servers import Server, free_port
 from tests.worker.adapters import make_adapter
 from tests.worker.jobs import ended, working
 from tests.worker.preloaded import preloaded
+from tests.worker.test_scoring import logps_of
 from trainer.toy import CHECKPOINT
 from trainer.toy.dataset import Item, examples, png
 from trainer.toy.judge import score_caption
@@ -77,7 +78,7 @@ async def submit(broker: Broker, item: Item, annotator: str, **fields: object) -
         **fields,
     }
     request = SampleRequest.model_validate(body)
-    return (await broker.jobs.enqueue(JobKind.sample, request)).id
+    return (await broker.jobs.enqueue(request)).id
 
 
 def result_of(job: Job) -> SampleResult:
@@ -136,6 +137,24 @@ async def test_the_scene_checker_makes_true_pairs_and_ties_are_counted(
         assert (better.token_ids[-1] == end) == (better.finish_reason == "stop")
 
 
+async def test_logps_of_what_was_sampled_are_what_the_engine_said(
+    settings: Settings, toy: Engine, embedder: Embedder
+) -> None:
+    items = examples(8, kinds=("caption",), seed=6)
+    async with Broker.connect(settings) as broker, working(settings, toy, embedder):
+        ids = [await submit(broker, item, "toy", n=4, logps=True) for item in items]
+        results = [result_of(await ended(broker, job_id)) for job_id in ids]
+        pair = next(pair for result in results for pair in result.pairs)
+        again = await logps_of(broker, pair, views=[View(), View(rho=1)])
+    assert pair.chosen_logps == sum(pair.chosen_logprobs or ())
+    assert pair.rejected_logps == sum(pair.rejected_logprobs or ())
+    assert pair.logps_version == 0
+    assert [pair.chosen_logps, pair.rejected_logps] == pytest.approx(again[::2], abs=5e-3)
+    dependence = [whole - blind for whole, blind in zip(again[::2], again[1::2], strict=True)]
+    said = [pair.chosen_image_dependence, pair.rejected_image_dependence]
+    assert said == pytest.approx(dependence, abs=5e-3)
+
+
 async def test_the_policy_judges_itself_by_the_version_that_answered(
     settings: Settings, toy: Engine, embedder: Embedder, tmp_path: Path
 ) -> None:
@@ -181,7 +200,7 @@ async def _asked_again(
         temperature=0,
         max_tokens=prompt.MAX_TOKENS,
     )
-    job = await broker.jobs.enqueue(JobKind.sample, request)
+    job = await broker.jobs.enqueue(request)
     return result_of(await ended(broker, job.id)).responses[0].text
 
 

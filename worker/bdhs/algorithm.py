@@ -19,8 +19,7 @@ from service.schemas import (
     Span,
 )
 from worker.bdhs import cuts, sentences
-from worker.bdhs.corruption import ImageCorruption
-from worker.bdhs.mask import draw_mask
+from worker.bdhs.corruption import ImageCorruption, draw_corruption
 from worker.bdhs.policy import Completion, Policy
 
 Similarity = Callable[[str, str], Awaitable[float]]
@@ -103,19 +102,16 @@ async def generate_rejected(
 def _draw_corruptions(request: BdhsRequest, rng: Random, policy: Policy) -> list[ImageCorruption]:
     """Of each image, which of its tokens stay, and which noise."""
     return [
-        _draw_corruption(request, rng, image.tokens)
+        draw_corruption(
+            rng,
+            image.tokens,
+            rho=request.rho if request.hides_tokens else 0.0,
+            noise_steps=request.noise_steps if request.adds_noise else 0,
+        )
         if request.corrupt_images is None or index in request.corrupt_images
         else ImageCorruption(range(image.tokens))
         for index, image in enumerate(policy.images)
     ]
-
-
-def _draw_corruption(request: BdhsRequest, rng: Random, image_tokens: int) -> ImageCorruption:
-    rho = request.rho if request.hides_tokens else 0.0
-    kept = draw_mask(image_tokens, rho, rng)
-    if not request.adds_noise:
-        return ImageCorruption(kept)
-    return ImageCorruption(kept, noise_steps=request.noise_steps, noise_seed=rng.getrandbits(62))
 
 
 @dataclass(frozen=True, slots=True)

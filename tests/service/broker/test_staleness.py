@@ -6,7 +6,6 @@ import pytest
 
 from service.broker import Broker
 from service.schemas import (
-    JobKind,
     LeaseRequest,
     Pair,
     RunSettings,
@@ -21,7 +20,7 @@ RANKED = SampleRequest(prompt="?", n=2, annotator="self", run="r")
 
 async def online(broker: Broker, chosen: int | None, rejected: int | None) -> str:
     """A pair whose sides are of these versions."""
-    await broker.jobs.enqueue(JobKind.sample, RANKED)
+    await broker.jobs.enqueue(RANKED)
     claim = await claim_one(broker)
     pair = Pair(
         prompt=RANKED.conversation,
@@ -84,7 +83,7 @@ async def test_stale_ones_are_delivered_and_marked_if_the_run_says_so(broker: Br
 @pytest.mark.parametrize("outcome", ["tie", "unreadable", "same", "empty"])
 async def test_what_made_no_pair_is_counted(broker: Broker, outcome: str) -> None:
     for _ in range(2):
-        await broker.jobs.enqueue(JobKind.sample, RANKED)
+        await broker.jobs.enqueue(RANKED)
         result = SampleResult(responses=[], seed=1, outcome=outcome)
         claim = await claim_one(broker)
         assert await broker.claims.finish(claim, result)

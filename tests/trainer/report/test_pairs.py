@@ -1,5 +1,6 @@
 """What a run's pairs are like: words by hand, and the report of a real run."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,9 +89,10 @@ async def test_the_report_of_a_run(server: Server, tmp_path: Path) -> None:
     settings = await make(server)
     with served(settings) as url:
         arguments = ["pairs", "--run", "r", "--url", url, "--out", str(tmp_path)]
-        ran = CliRunner().invoke(report, arguments, catch_exceptions=False)
+        ran = await asyncio.to_thread(CliRunner().invoke, report, arguments)
         assert ran.exit_code == 0, ran.output
-        missing = CliRunner().invoke(report, ["pairs", "--run", "none", "--url", url])
+        arguments = ["pairs", "--run", "none", "--url", url]
+        missing = await asyncio.to_thread(CliRunner().invoke, report, arguments)
     assert missing.exit_code == 2
     assert "none" in missing.output
     told = json.loads((tmp_path / "pairs.json").read_text())
