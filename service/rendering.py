@@ -229,6 +229,23 @@ class Prompt:
         """Ids of the conversation and the first `cut` characters of the answer to it."""
         return self.token_ids if cut == 0 else self._tokens_up_to(answer, cut)[0]
 
+    def token_ids_before_continuing(self, answer_start: str) -> list[int]:
+        """Ids of the conversation and the start of an answer, which goes on from there; white space
+        at its end is left to what comes.
+
+        Raises: BadConversation.
+        """
+        if not answer_start.strip():
+            return self.token_ids
+        before = self.answer(answer_start, ended=False)
+        return before.prompt_token_ids + before.token_ids
+
+    def answer_start(self, answer: str, cut: int) -> list[int] | None:
+        """Ids of the first `cut` characters of the answer, which stand behind `token_ids`; None:
+        a token takes in the end of what opens the turn, so no ids do."""
+        ids, before = self.token_ids_up_to(answer, cut), len(self.token_ids)
+        return ids[before:] if ids[:before] == self.token_ids else None
+
     def _tokens_up_to(self, answer: str, cut: int) -> tuple[list[int], list[Offset]]:
         """Those ids, and the characters of the rendered text that each stands for."""
         whole = self._rendered(answer)

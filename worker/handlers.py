@@ -24,21 +24,21 @@ from service.schemas import (
     Message,
     Outcome,
     Pair,
-    Response,
     Result,
     SampleRequest,
     SampleResult,
     SamplingRequest,
-    TokenLogprob,
     outcome_of_texts,
 )
 from worker.annotators.ranking import rank_responses
 from worker.annotators.registry import AnnotatorRegistry
 from worker.bdhs.algorithm import generate_rejected
+from worker.bdhs.policy import SentenceEnd
 from worker.embedder import Embedder
-from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
+from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused
 from worker.engine_policy import EnginePolicy, sampling_params
 from worker.pairs import bdhs_pair, ranked_pairs
+from worker.responses import response_of, sentence_end_after
 from worker.scoring import score_responses, with_logps, with_ref_logps
 from worker.weights.versions import VersionGone, WeightVersions
 
@@ -135,8 +135,11 @@ class Handlers:
             stop=request.stop,
             logprobs=_logprobs(request),
         )
-        written = await self._generate(request.conversation, params, images, lora)
-        responses = [_response(w, lora, request.logprobs) for w in written]
+        start = request.answer_start
+        ends = sentence_end_after(start) if request.stop_at == "sentence" else None
+        written = await self._generate(request.turns, params, images, lora, start, ends)
+        tokenizer = self._engine.inputs.processor.tokenizer
+        responses = [response_of(w, lora, request.logprobs, ends, tokenizer) for w in written]
         result = SampleResult(responses=responses, seed=seed)
         if request.annotator is not None:
             result.annotation, result.outcome = await self._annotate(request, result, images, lora)
@@ -155,9 +158,18 @@ class Handlers:
         params: SamplingParams,
         images: list[DecodedImage],
         lora: LoRARequest | None,
+        answer_start: str = "",
+        sentence_end: SentenceEnd | None = None,
     ) -> list[CompletionOutput]:
+        """Answers to a conversation, or how the start of one goes on."""
         prompt = self._engine.inputs.renderer.prompt(conversation)
-        output = await self._engine.generate(prompt.token_ids, params, images, lora=lora)
+        output = await self._engine.generate(
+            prompt.token_ids_before_continuing(answer_start),
+            params,
+            images,
+            lora=lora,
+            stop_check=lambda text: sentence_end is not None and sentence_end(text) is not None,
+        )
         return output.outputs
 
     async def _annotate(
@@ -266,29 +278,3 @@ def _logprobs(request: SampleRequest) -> int | None:
     """Alternatives whose log-probability vLLM is asked for; 0: those of the sampled tokens alone,
     which pairs carry."""
     return 0 if request.logprobs is None and request.annotator is not None else request.logprobs
-
-
-def _response(
-    written: CompletionOutput, lora: LoRARequest | None, asked_logprobs: int | None
-) -> Response:
-    ids = list(written.token_ids)
-    logprobs = None
-    if asked_logprobs is not None and written.logprobs is not None:
-        logprobs = [
-            sorted(
-                (
-                    TokenLogprob(token_id=i, token=lp.decoded_token or "", logprob=lp.logprob)
-                    for i, lp in alternatives.items()
-                ),
-                key=lambda entry: (entry.token_id != token, -entry.logprob),
-            )
-            for token, alternatives in zip(ids, written.logprobs, strict=True)
-            if alternatives is not None
-        ]
-    return Response(
-        text=written.text,
-        finish_reason=str(written.finish_reason),
-        token_ids=ids,
-        logprobs=logprobs,
-        weight_versions=weight_spans(written, lora),
-    )

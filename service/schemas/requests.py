@@ -55,14 +55,19 @@ class PromptRequest(Model):
         if self.prompt is not None and not self.prompt.strip():
             raise ValueError("`prompt` is empty")
         if self.messages is not None:
-            if self.messages[-1].role != "user":
-                raise ValueError("`messages` must end with a user turn")
+            if self.messages[-1].role != self._last_role:
+                raise ValueError(f"the last of `messages` must be of role {self._last_role}")
             places = sum(isinstance(p, ImagePart) for m in self.messages for p in m.parts)
             if places != len(self.images):
                 raise ValueError(
                     f"`messages` has {places} image parts, and `images` has {len(self.images)}"
                 )
         return self
+
+    @property
+    def _last_role(self) -> str:
+        """Whose turn `messages` ends with."""
+        return "user"
 
     @property
     def conversation(self) -> list[Message]:
@@ -134,6 +139,11 @@ class SampleRequest(SamplingRequest):
     """How many responses."""
     stop: list[str] = Field(default=[], max_length=16)
     """Strings that end a response; they are not part of it."""
+    continue_final_message: bool = False
+    """`messages` ends with an assistant's turn, and the responses go on from where it stops (vLLM's
+    name). They do not repeat it; white space at its end is theirs to write."""
+    stop_at: Literal["sentence"] | None = None
+    """`sentence`: a response ends where its first sentence does, with finish reason `sentence`."""
     logprobs: int | None = Field(default=None, ge=0, le=20)
     """Log-probabilities of each response token and of this many alternatives."""
     annotator: AnnotatorName | None = None
@@ -142,6 +152,22 @@ class SampleRequest(SamplingRequest):
     orders: Literal["both", "random"] = "both"
     """The annotator sees every two responses in both orders, and must decide alike; or once, in an
     order drawn from the seed."""
+
+    @property
+    def _last_role(self) -> str:
+        return "assistant" if self.continue_final_message else "user"
+
+    @model_validator(mode="after")
+    def _continuation(self) -> Self:
+        if self.continue_final_message:
+            if self.messages is None:
+                raise ValueError("`continue_final_message` needs `messages`, not `prompt`")
+            if self.annotator is not None:
+                raise ValueError(
+                    "`annotator` ranks whole answers, and with `continue_final_message` the "
+                    "responses are parts of one"
+                )
+        return self
 
     @model_validator(mode="after")
     def _ranking(self) -> Self:
@@ -152,6 +178,16 @@ class SampleRequest(SamplingRequest):
         elif not 2 <= self.n <= MAX_RANKED:
             raise ValueError(f"an annotator ranks 2 to {MAX_RANKED} responses, and `n` is {self.n}")
         return self
+
+    @property
+    def turns(self) -> list[Message]:
+        """The conversation up to the answer."""
+        return self.conversation[:-1] if self.continue_final_message else self.conversation
+
+    @property
+    def answer_start(self) -> str:
+        """What the responses go on from; empty: they are whole answers."""
+        return self.conversation[-1].text if self.continue_final_message else ""
 
     @property
     def texts(self) -> list[str]:
@@ -172,9 +208,14 @@ class BdhsRequest(SamplingRequest):
     corruption: Literal["attention", "noise", "attention+noise"] = "attention"
     """How the view of the image is spoilt: hide image tokens from attention, add diffusion noise to
     the pixels, or both."""
-    guidance: Literal["sentence", "none", "token"] = "sentence"
-    """`sentence`: complete each sentence of the reference; `none`: generate freely; `token`:
-    predict every token after the reference's true ones (POVID's distortion; noise only)."""
+    guidance: Literal["sentence", "answer", "none", "token"] = "sentence"
+    """`sentence`: complete each sentence of the reference; `answer`: go on after the start of the
+    reference (`start_ratio`; without the picture, InternVL's Dropout-NTP); `none`: generate freely;
+    `token`: predict every token after the reference's true ones (POVID's distortion; noise
+    only)."""
+    start_ratio: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Share of the reference's tokens that `guidance` = answer gives: the cut falls at the nearest
+    end of a word."""
     corrupt_images: list[int] | None = Field(default=None, min_length=1)
     """Indices of those images of the prompt that are spoilt, each by its own draw; null: all of
     them (the paper has one)."""
@@ -219,6 +260,8 @@ class BdhsRequest(SamplingRequest):
                 "`guidance` = token is POVID's distortion, which goes with `corruption` = noise, "
                 f"not {self.corruption}"
             )
+        if self.start_ratio != fields["start_ratio"].default and self.guidance != "answer":
+            raise ValueError(f"`start_ratio` has no effect with `guidance` = {self.guidance}")
         if self.rho != fields["rho"].default and not self.hides_tokens:
             raise ValueError(f"`rho` has no effect with `corruption` = {self.corruption}")
         if self.noise_steps != fields["noise_steps"].default and not self.adds_noise:

@@ -34,7 +34,7 @@ class Response(Model):
     text: str
     """Decoded, without special tokens."""
     finish_reason: str
-    """`stop` (end of sequence or a stop string) or `length`."""
+    """`stop` (end of sequence or a stop string), `length`, or `sentence` (`stop_at`)."""
     token_ids: list[int]
     """As the engine wrote them."""
     logprobs: list[list[TokenLogprob]] | None = None

@@ -24,6 +24,7 @@ VARIANTS = [
     {"corruption": "noise"},
     {"corruption": "attention+noise", "rho": 0.8},
     {"guidance": "none", "rho": 1.0},
+    {"guidance": "answer", "rho": 1.0},
     {"corruption": "noise", "guidance": "token"},
 ]
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -24,7 +24,6 @@ from service.weight_store import WeightStore
 from tests.servers import Server, free_port
 from tests.worker.adapters import make_adapter
 from tests.worker.jobs import ended, working
-from tests.worker.preloaded import preloaded
 from tests.worker.test_scoring import logps_of
 from trainer.toy import CHECKPOINT
 from trainer.toy.dataset import Item, examples, png
@@ -32,27 +31,8 @@ from trainer.toy.judge import score_caption
 from worker.annotators import prompt
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
-from worker.settings import WorkerSettings
 
 RUN = "r"
-
-
-@pytest.fixture(scope="module")
-async def toy() -> AsyncIterator[Engine]:
-    """The shipped policy."""
-    engine = Engine(
-        WorkerSettings(
-            model="toy",
-            dtype="float32",
-            enforce_eager=True,
-            gpu_memory_utilization=0.1,
-            max_lora_rank=16,
-        )
-    )
-    with preloaded():
-        await engine.start()
-    yield engine
-    engine.stop()
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ MAX_TOKENS = 96
 CORRUPTIONS: dict[Source, dict[str, Any]] = {
     "noise": {"corruption": "noise"},
     "povid": {"corruption": "noise", "guidance": "token"},
+    "answer": {"guidance": "answer", "rho": 1.0},
 }
 
 RANKINGS: dict[Source, dict[str, Any]] = {

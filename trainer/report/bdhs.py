@@ -38,8 +38,9 @@ VARIANTS = (
     Variant("ρ_th 1", {"rho": 1.0}),
     Variant("noise 300", {"corruption": "noise", "noise_steps": 300}),
     Variant("noise 500", {"corruption": "noise", "noise_steps": 500}),
+    Variant("answer, ρ_th 1", {"guidance": "answer", "rho": 1.0}),
 )
-"""Those of the paper's figure."""
+"""Those of the paper's figure, and the completion of half the answer without the picture."""
 
 
 @dataclass(frozen=True)
