@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
-from service.schemas import ImagePart, Message, Span, assistant_turn
+from service.schemas import ImagePart, Message, Pair, Span, assistant_turn
 
 
 class BadConversation(ValueError):
@@ -117,6 +117,25 @@ class Renderer:
             return prompt.answer(text, ended=ended)
         return Answer(prompt.token_ids, self._up_to_end(token_ids))
 
+    def pair_answers(self, pair: Pair) -> tuple[Answer, Answer]:
+        """The chosen and the rejected side, as they are scored and trained on.
+
+        Raises: BadConversation.
+        """
+        chosen = self.answer(
+            pair.prompt,
+            pair.chosen[-1].text,
+            token_ids=pair.chosen_token_ids,
+            ended=pair.chosen_finish_reason != "length",
+        )
+        rejected = self.answer(
+            pair.prompt,
+            pair.rejected[-1].text,
+            token_ids=pair.rejected_token_ids,
+            ended=pair.rejected_finish_reason != "length",
+        )
+        return chosen, rejected
+
     def _up_to_end(self, token_ids: Sequence[int]) -> list[int]:
         """Nothing after an end is learnt."""
         ends = (place for place, token in enumerate(token_ids) if token in self.end_token_ids)
@@ -209,6 +228,23 @@ class Prompt:
     def token_ids_up_to(self, answer: str, cut: int) -> list[int]:
         """Ids of the conversation and the first `cut` characters of the answer to it."""
         return self.token_ids if cut == 0 else self._tokens_up_to(answer, cut)[0]
+
+    def token_ids_before_continuing(self, answer_start: str) -> list[int]:
+        """Ids of the conversation and the start of an answer, which goes on from there; white space
+        at its end is left to what comes.
+
+        Raises: BadConversation.
+        """
+        if not answer_start.strip():
+            return self.token_ids
+        before = self.answer(answer_start, ended=False)
+        return before.prompt_token_ids + before.token_ids
+
+    def answer_start(self, answer: str, cut: int) -> list[int] | None:
+        """Ids of the first `cut` characters of the answer, which stand behind `token_ids`; None:
+        a token takes in the end of what opens the turn, so no ids do."""
+        ids, before = self.token_ids_up_to(answer, cut), len(self.token_ids)
+        return ids[before:] if ids[:before] == self.token_ids else None
 
     def _tokens_up_to(self, answer: str, cut: int) -> tuple[list[int], list[Offset]]:
         """Those ids, and the characters of the rendered text that each stands for."""

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +28,10 @@ from service.commands.local_stack import (
     LocalStackError,
     free_port,
 )
-from service.schemas import BdhsRequest, BdhsResult, RunSettings
+from service.schemas import BdhsRequest, BdhsResult, Outcome, RunSettings
 from service.web.page import ShownPair, render_pairs
 from trainer.evaluation.toy import ToyMetrics, measure_toy
-from trainer.toy.dataset import examples, png
+from trainer.toy.dataset import endless_examples, png
 
 RUN = "demo"
 
@@ -110,10 +111,10 @@ async def _run(url: str, out: Path, steps: int, images: int) -> None:
 
 
 async def _make_pairs(client: AsyncClient, count: int, progress: Progress) -> list[BdhsResult]:
-    """BDHS for as many references: as fast as the run's window lets them in."""
+    """BDHS for one reference after another, as fast as the run's window lets them in, until there
+    are so many pairs."""
     bar = progress.add_task("Making pairs", total=count)
-
-    requests = [
+    requests = (
         BdhsRequest(
             prompt=item.prompt,
             images=[image_data(png(item))],
@@ -124,15 +125,20 @@ async def _make_pairs(client: AsyncClient, count: int, progress: Progress) -> li
             run=RUN,
             metadata={"kind": item.kind},
         )
-        for number, item in enumerate(examples(count))
-    ]
+        for number, item in enumerate(endless_examples())
+    )
     results: list[BdhsResult] = []
-    async for _, job in client.map(requests, in_flight=IN_FLIGHT):
-        if not isinstance(job.result, BdhsResult):
-            raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
-        results.append(job.result)
-        progress.advance(bar)
-    return results
+    pairs = 0
+    async with aclosing(client.map(requests, in_flight=IN_FLIGHT)) as jobs:
+        async for _, job in jobs:
+            if not isinstance(job.result, BdhsResult):
+                raise RuntimeError(f"job {job.id} {job.status}: {job.error}")
+            results.append(job.result)
+            pairs += len(job.result.pairs)
+            progress.update(bar, completed=pairs)
+            if pairs >= count:
+                return results
+    raise AssertionError("the world of shapes has no end")
 
 
 async def _follow_versions(client: AsyncClient, last: int, progress: Progress) -> set[int]:
@@ -166,9 +172,11 @@ def _figures(
     rounds = [len(trace.iterations) for trace in traces]
     kept = [len(i.kept) for trace in traces for step in trace.iterations for i in step.images]
     by_version = Counter(pair.rejected_version for result in results for pair in result.pairs)
+    outcomes = Counter(result.outcome for result in results)
     half = before.images // 2
     return [
-        ("Pairs made", str(len(results))),
+        ("References", str(len(results))),
+        ("Outcomes", ", ".join(f"{outcome}: {n}" for outcome, n in outcomes.most_common())),
         ("Differ in meaning at the first iteration", f"{first / len(traces):.1%}"),
         ("Iterations used, on average", f"{sum(rounds) / len(rounds):.2f}"),
         (
@@ -176,7 +184,7 @@ def _figures(
             f"{sum(kept) / len(kept):.2f} of {traces[0].images[0].tokens}",
         ),
         ("Masks that kept none", f"{kept.count(0)} of {len(kept)}"),
-        ("Pairs a second", f"{len(results) / seconds:.2f}"),
+        ("Pairs a second", f"{outcomes[Outcome.pair] / seconds:.2f}"),
         ("Versions adopted", ", ".join(map(str, sorted(adopted)))),
         ("Pairs by version", ", ".join(f"{v}: {n}" for v, n in sorted(by_version.items()))),
         (

@@ -10,12 +10,14 @@ from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 
-from service.schemas import ImageTrace, JobRequest, WeightSpan
+from service.rendering import Answer
+from service.schemas import ImageTrace, SamplingRequest, WeightSpan
 from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.policy import Completion, SentenceEnd
 from worker.engine import DecodedImage, Engine, weight_spans
 from worker.engine.early_stop import StopCheck, never_stop
 from worker.plugin.masking import Placeholder
+from worker.scoring import prompt_logprobs, version_of
 
 PREFIX_CACHE_MIN_TOKENS = 256
 """Image tokens from which on the first sentence of an iteration starts before the others.
@@ -26,8 +28,8 @@ together with others, a long prompt is begun before that and computed again, ima
 """
 
 
-def sampling_params(request: JobRequest, *, seed: int, **more: Any) -> SamplingParams:
-    """What both kinds of job ask of the sampler, in vLLM's words."""
+def sampling_params(request: SamplingRequest, *, seed: int, **more: Any) -> SamplingParams:
+    """What a job asks of the sampler, in vLLM's words."""
     return SamplingParams(
         temperature=request.temperature,
         top_p=request.top_p,
@@ -48,7 +50,7 @@ class EnginePolicy:
     def __init__(
         self,
         engine: Engine,
-        request: JobRequest,
+        request: SamplingRequest,
         images: Sequence[DecodedImage],
         placeholders: Sequence[Placeholder],
         lora: LoRARequest | None,
@@ -66,7 +68,7 @@ class EnginePolicy:
     async def create(
         cls,
         engine: Engine,
-        request: JobRequest,
+        request: SamplingRequest,
         images: Sequence[DecodedImage],
         *,
         lora: LoRARequest | None = None,
@@ -113,19 +115,20 @@ class EnginePolicy:
     async def predict(self, answer: str, *, corruptions: Sequence[ImageCorruption]) -> Completion:
         """One prefill: vLLM states the likeliest token at every place of the prompt."""
         token_ids, before = self.prompt.token_ids_with(answer)
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1, detokenize=False)
-        output = await self._generate(token_ids, corruptions, params)
-        prompt_token_ids = list(output.prompt_token_ids or ())
-        # The images' tokens, in place of their placeholders, stand before the answer.
-        before += len(prompt_token_ids) - len(token_ids)
-        places = (output.prompt_logprobs or [])[before:]
-        ids = [_likeliest(place) for place in places if place is not None]
-        # One prefill: the version that wrote the token after it predicted all before.
-        version = weight_spans(output.outputs[0], self._lora)[0].version
+        output, places = await prompt_logprobs(
+            self._engine,
+            Answer(token_ids[:before], token_ids[before:]),
+            self._images,
+            corruptions=corruptions,
+            lora=self._lora,
+            alternatives=1,
+        )
+        ids = [_likeliest(place) for place in places]
+        version = version_of(output, self._lora)
         return Completion(
             text=self._engine.inputs.processor.tokenizer.decode(ids, skip_special_tokens=True),
             finish_reason="stop",  # where the reference ends
-            prompt_token_ids=prompt_token_ids,
+            prompt_token_ids=list(output.prompt_token_ids or ()),
             token_ids=ids,
             weight_versions=[WeightSpan(start=0, end=len(ids), version=version)],
         )

@@ -19,20 +19,27 @@ from service.schemas import (
     BdhsResult,
     BdhsTrace,
     JobError,
+    LogprobsRequest,
+    LogprobsResult,
     Message,
-    Response,
+    Outcome,
+    Pair,
     Result,
     SampleRequest,
     SampleResult,
-    TokenLogprob,
+    SamplingRequest,
+    outcome_of_texts,
 )
 from worker.annotators.ranking import rank_responses
 from worker.annotators.registry import AnnotatorRegistry
 from worker.bdhs.algorithm import generate_rejected
+from worker.bdhs.policy import SentenceEnd
 from worker.embedder import Embedder
-from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
+from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused
 from worker.engine_policy import EnginePolicy, sampling_params
 from worker.pairs import bdhs_pair, ranked_pairs
+from worker.responses import response_of, sentence_end_after
+from worker.scoring import score_responses, with_logps, with_ref_logps
 from worker.weights.versions import VersionGone, WeightVersions
 
 
@@ -71,9 +78,15 @@ class Handlers:
         try:
             images = await asyncio.gather(*map(self._image, claim.request.images))
             async with self._weights(claim.request.weight_version) as lora:
-                if isinstance(claim.request, BdhsRequest):
-                    return await self._bdhs(claim, claim.request, images, lora)
-                return await self._sample(claim, claim.request, images, lora)
+                match claim.request:
+                    case SampleRequest() as request:
+                        return await self._sample(claim, request, images, lora)
+                    case BdhsRequest() as request:
+                        return await self._bdhs(claim, request, images, lora)
+                    case LogprobsRequest() as request:
+                        return await self._logprobs(request, images, lora)
+                    case other:
+                        raise TypeError(f"no handler for {type(other).__name__}")
         except ImageGone as error:
             raise _job_failed("image_gone", error) from error
         except PromptTooLong as error:
@@ -122,15 +135,21 @@ class Handlers:
             stop=request.stop,
             logprobs=_logprobs(request),
         )
-        written = await self._generate(request.conversation, params, images, lora)
-        responses = [_response(w, lora, request.logprobs) for w in written]
+        start = request.answer_start
+        ends = sentence_end_after(start) if request.stop_at == "sentence" else None
+        written = await self._generate(request.turns, params, images, lora, start, ends)
+        tokenizer = self._engine.inputs.processor.tokenizer
+        responses = [response_of(w, lora, request.logprobs, ends, tokenizer) for w in written]
         result = SampleResult(responses=responses, seed=seed)
         if request.annotator is not None:
-            result.annotation = await self._annotate(request, result, images, lora)
+            result.annotation, result.outcome = await self._annotate(request, result, images, lora)
             inputs = self._engine.inputs
             result.pairs = ranked_pairs(
                 claim, request, result, written, inputs.processor.tokenizer, inputs.digest
             )
+            result.pairs = [
+                await self._scored(request, pair, images, lora) for pair in result.pairs
+            ]
         return result
 
     async def _generate(
@@ -139,9 +158,18 @@ class Handlers:
         params: SamplingParams,
         images: list[DecodedImage],
         lora: LoRARequest | None,
+        answer_start: str = "",
+        sentence_end: SentenceEnd | None = None,
     ) -> list[CompletionOutput]:
+        """Answers to a conversation, or how the start of one goes on."""
         prompt = self._engine.inputs.renderer.prompt(conversation)
-        output = await self._engine.generate(prompt.token_ids, params, images, lora=lora)
+        output = await self._engine.generate(
+            prompt.token_ids_before_continuing(answer_start),
+            params,
+            images,
+            lora=lora,
+            stop_check=lambda text: sentence_end is not None and sentence_end(text) is not None,
+        )
         return output.outputs
 
     async def _annotate(
@@ -150,7 +178,7 @@ class Handlers:
         result: SampleResult,
         images: list[DecodedImage],
         lora: LoRARequest | None,
-    ) -> Annotation:
+    ) -> tuple[Annotation, Outcome]:
         assert request.annotator is not None
         version = result.responses[0].oldest_version
         annotator, judge = await self._annotators.get(request.annotator, version)
@@ -188,8 +216,42 @@ class Handlers:
         seed = _given_or_random_seed(request.seed)
         policy = await EnginePolicy.create(self._engine, request, images, lora=lora)
         rejected = await generate_rejected(request, seed, policy, self._embedder.similarity)
-        pair = bdhs_pair(claim, request, seed, rejected, policy.prompt, self._engine.inputs.digest)
-        return BdhsResult(pairs=[pair], trace=_trim_trace(rejected.trace, request.trace))
+        outcome = outcome_of_texts(request.reference, rejected.text)
+        pairs: list[Pair] = []
+        if outcome is Outcome.pair:
+            digest = self._engine.inputs.digest
+            pair = bdhs_pair(claim, request, seed, rejected, policy.prompt, digest)
+            pairs = [await self._scored(request, pair, images, lora)]
+        return BdhsResult(
+            outcome=outcome,
+            pairs=pairs,
+            text=rejected.text,
+            similarity=rejected.similarity,
+            iterations=len(rejected.trace.iterations),
+            trace=_trim_trace(rejected.trace, request.trace),
+        )
+
+    async def _logprobs(
+        self, request: LogprobsRequest, images: list[DecodedImage], lora: LoRARequest | None
+    ) -> LogprobsResult:
+        seed = _given_or_random_seed(request.seed)
+        responses = await score_responses(self._engine, request, seed, images, lora)
+        return LogprobsResult(responses=responses, seed=seed)
+
+    async def _scored(
+        self,
+        request: SamplingRequest,
+        pair: Pair,
+        images: list[DecodedImage],
+        lora: LoRARequest | None,
+    ) -> Pair:
+        """The pair, with what the request asks to be said of it."""
+        if request.logps:
+            pair = await with_logps(self._engine, pair, images, lora)
+        if request.ref_logps:
+            async with self._versions.use_version(0, None):
+                pair = await with_ref_logps(self._engine, pair, images)
+        return pair
 
 
 def _job_failed(code: str, error: Exception, **details: int) -> JobFailed:
@@ -216,29 +278,3 @@ def _logprobs(request: SampleRequest) -> int | None:
     """Alternatives whose log-probability vLLM is asked for; 0: those of the sampled tokens alone,
     which pairs carry."""
     return 0 if request.logprobs is None and request.annotator is not None else request.logprobs
-
-
-def _response(
-    written: CompletionOutput, lora: LoRARequest | None, asked_logprobs: int | None
-) -> Response:
-    ids = list(written.token_ids)
-    logprobs = None
-    if asked_logprobs is not None and written.logprobs is not None:
-        logprobs = [
-            sorted(
-                (
-                    TokenLogprob(token_id=i, token=lp.decoded_token or "", logprob=lp.logprob)
-                    for i, lp in alternatives.items()
-                ),
-                key=lambda entry: (entry.token_id != token, -entry.logprob),
-            )
-            for token, alternatives in zip(ids, written.logprobs, strict=True)
-            if alternatives is not None
-        ]
-    return Response(
-        text=written.text,
-        finish_reason=str(written.finish_reason),
-        token_ids=ids,
-        logprobs=logprobs,
-        weight_versions=weight_spans(written, lora),
-    )

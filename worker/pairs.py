@@ -43,6 +43,7 @@ def ranked_pairs(
             side: [assistant_turn(written[index].text.strip())],
             f"{side}_version": result.responses[index].oldest_version,
             f"{side}_token_ids": token_ids,
+            f"{side}_tokens": len(token_ids),
             f"{side}_logprobs": logprobs,
             f"{side}_finish_reason": str(written[index].finish_reason),
         }
@@ -94,12 +95,7 @@ def bdhs_pair(
 
     Raises: BadConversation, where what it made cannot be rendered.
     """
-    if rejected.token_ids is not None:  # written in one go
-        token_ids, token_spans = rejected.token_ids, None
-    else:
-        ended = rejected.finish_reason != "length"
-        token_ids = prompt.answer(rejected.text, ended=ended).token_ids
-        token_spans = prompt.token_spans(rejected.text, rejected.spans)
+    token_ids, token_spans = _rejected_tokens(request, rejected, prompt)
     return Pair(
         prompt=request.conversation,
         images=request.images,
@@ -112,6 +108,8 @@ def bdhs_pair(
         rejected_version=rejected.oldest_version,
         rejected_spans=rejected.spans,
         rejected_token_ids=token_ids,
+        rejected_tokens=len(token_ids),
+        chosen_tokens=len(prompt.answer(request.reference).token_ids),
         rejected_token_spans=token_spans,
         rejected_finish_reason=rejected.finish_reason,
         similarity=rejected.similarity,
@@ -122,6 +120,28 @@ def bdhs_pair(
         created_at=datetime.now(UTC),
         metadata=request.metadata,
     )
+
+
+def _rejected_tokens(
+    request: BdhsRequest, rejected: RejectedResponse, prompt: Prompt
+) -> tuple[list[int], list[Span] | None]:
+    """The rejected side's tokens, and which of them the policy wrote (None: all).
+
+    What was written in one go is as it was sampled; what was put together of parts is as it is
+    rendered.
+    """
+    if rejected.token_ids is not None:
+        start: list[int] | None = []
+        if request.guidance == "answer":
+            start = prompt.answer_start(request.reference, rejected.spans[0].start)
+        if start == []:
+            return rejected.token_ids, None
+        if start is not None:
+            token_ids = start + rejected.token_ids
+            return token_ids, [Span(start=len(start), end=len(token_ids))]
+    ended = rejected.finish_reason != "length"
+    token_ids = prompt.answer(rejected.text, ended=ended).token_ids
+    return token_ids, prompt.token_spans(rejected.text, rejected.spans)
 
 
 def _bdhs_method(request: BdhsRequest) -> Literal["bdhs-attention", "bdhs-noise", "povid-token"]:

@@ -52,7 +52,15 @@ DONE: dict[str, Any] = JOB | {
     "started_at": NOW,
     "worker": "gpu-0-4711",
     "finished_at": SOON,
-    "result": {"kind": "bdhs", "pairs": [PAIR], "trace": None},
+    "result": {
+        "kind": "bdhs",
+        "outcome": "pair",
+        "pairs": [PAIR],
+        "text": REJECTED,
+        "similarity": 0.83,
+        "iterations": 1,
+        "trace": None,
+    },
 }
 RUN: dict[str, Any] = {
     "name": "main",
@@ -60,6 +68,8 @@ RUN: dict[str, Any] = {
         "window": 64,
         "max_staleness": 2,
         "stale": "drop",
+        "similar": "keep",
+        "filters": {"rejected_tokens": {"max": 512}},
         "keep": 10000,
         "retention": None,
     },
@@ -69,8 +79,15 @@ RUN: dict[str, Any] = {
     "oldest_open_at": NOW,
     "dead_jobs": 0,
     "pairs": 1024,
-    "ties": 0,
-    "unreadable": 0,
+    "outcomes": {"pair": 1024, "same": 87, "filtered": 12},
+    "filtered": {"rejected_tokens": 12},
+    "distributions": {
+        "iterations": {
+            "count": 1024,
+            "mean": 1.25,
+            "buckets": [{"le": 1, "count": 768}, {"le": 2, "count": 256}, {"le": None, "count": 0}],
+        }
+    },
     "trimmed": 0,
     "groups": [
         {
@@ -108,7 +125,7 @@ WORKER: dict[str, Any] = {
     "running": 8,
     "engine_ready": True,
     "heartbeat_at": NOW,
-    "kinds": ["sample", "bdhs"],
+    "kinds": ["sample", "bdhs", "logprobs"],
 }
 WEIGHTS: dict[str, Any] = {"newest": VERSION, "workers": [WORKER], "refused": []}
 
@@ -121,7 +138,17 @@ REQUESTS: dict[str, Any] = {
         "run": "main",
         "metadata": {"dataset": "mine"},
     },
-    "put_run": {"window": 64, "max_staleness": 2},
+    "logprobs": {
+        "prompt": QUESTION,
+        "images": [IMAGE],
+        "responses": [REFERENCE, REJECTED],
+        "views": [{}, {"rho": 1}],
+    },
+    "put_run": {
+        "window": 64,
+        "max_staleness": 2,
+        "filters": {"rejected_tokens": {"max": 512}, "finish_reasons": ["stop", "sentence"]},
+    },
     "post_pair": {
         "prompt": QUESTION,
         "images": [IMAGE],
@@ -156,6 +183,28 @@ RESPONSES: dict[str, tuple[int, Any]] = {
         },
     ),
     "bdhs": (200, DONE),
+    "logprobs": (
+        200,
+        DONE
+        | {
+            "run": None,
+            "kind": "logprobs",
+            "result": {
+                "kind": "logprobs",
+                "responses": [
+                    {
+                        "token_ids": [1670, 338, 263, 2654, 8607, 2],
+                        "views": [
+                            {"sum": -3.5, "mean": -0.58, "weight_version": 12},
+                            {"sum": -7.25, "mean": -1.21, "weight_version": 12},
+                        ],
+                        "image_dependence": 3.75,
+                    }
+                ],
+                "seed": 7,
+            },
+        },
+    ),
     "list_jobs": (200, {"jobs": [JOB], "before": JOB_ID}),
     "purge_jobs": (200, {"purged": 3}),
     "retry_job": (200, JOB | {"id": DEAD_ID}),
@@ -171,6 +220,13 @@ RESPONSES: dict[str, tuple[int, Any]] = {
     "get_run": (200, RUN),
     "delete_run": (204, None),
     "get_pairs": (200, {"pairs": [PAIR], "cursor": DELIVERY["cursor"]}),
+    "get_filtered": (
+        200,
+        {
+            "pairs": [{"pair": PAIR, "filters": ["rejected_tokens"]}],
+            "cursor": DELIVERY["cursor"],
+        },
+    ),
     "post_pair": (201, {"run": "main", "pair_id": "mine-17", "repeated": False}),
     "lease": (200, BATCH),
     "ack": (204, None),

@@ -121,17 +121,22 @@ class _BrokerCollector(Collector):
     def _of_runs(self) -> Iterator[Metric]:
         pairs = CounterMetricFamily("prefstream_pairs", "Pairs appended to logs.", labels=["run"])
         open_jobs = GaugeMetricFamily("prefstream_run_open_jobs", "Open jobs.", labels=["run"])
-        unpaired = CounterMetricFamily(
-            "prefstream_unpaired",
-            "Ranked jobs that made no pair.",
-            labels=["run", "reason"],
+        outcomes = CounterMetricFamily(
+            "prefstream_outcomes",
+            "What came of jobs that could make a pair, and of pairs of data sets.",
+            labels=["run", "outcome"],
+        )
+        filtered = CounterMetricFamily(
+            "prefstream_filtered", "Pairs left out, by filter.", labels=["run", "filter"]
         )
         for name, run in self._stats.runs.items():
             pairs.add_metric([name], run.pairs)
             open_jobs.add_metric([name], run.open_jobs)
-            unpaired.add_metric([name, "tie"], run.ties)
-            unpaired.add_metric([name, "unreadable"], run.unreadable)
-        yield from (pairs, open_jobs, unpaired)
+            for outcome, count in run.outcomes.items():
+                outcomes.add_metric([name, outcome], count)
+            for one, count in run.filtered.items():
+                filtered.add_metric([name, one], count)
+        yield from (pairs, open_jobs, outcomes, filtered)
         labels = ["run", "group"]
         waiting = GaugeMetricFamily(
             "prefstream_pairs_waiting", "Pairs that the group has not taken.", labels=labels

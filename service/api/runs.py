@@ -8,7 +8,7 @@ from service.api.bodies import StrictJsonRoute
 from service.api.dependencies import AppStateDep, RunPath
 from service.api.problems import RESPONSES
 from service.problems import no_such_run
-from service.schemas import Appended, PairRequest, PairsPage, Run, RunSettings
+from service.schemas import Appended, FilteredPage, PairRequest, PairsPage, Run, RunSettings
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=StrictJsonRoute, responses=RESPONSES)
 
@@ -62,12 +62,29 @@ async def get_pairs(
     return Response(page.model_dump_json(), media_type="application/json")
 
 
+@router.get("/{run}/filtered", summary="Read what filters left out", response_model=FilteredPage)
+async def get_filtered(
+    run: RunPath,
+    app_state: AppStateDep,
+    after: Annotated[str | None, Query(description="The `cursor` of an earlier page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Pairs at most.")] = 100,
+) -> Response:
+    """Pairs that are not in the log and are never leased, each with the names of the filters that
+    it lies beyond. The newest are kept, as many as the run's `keep` and `retention` allow."""
+    try:
+        page = await app_state.broker.runs.filtered(run, after, limit)
+    except KeyError:
+        raise no_such_run(run) from None
+    return Response(page.model_dump_json(), media_type="application/json")
+
+
 @router.post("/{run}/pairs", summary="Append a pair of a data set", status_code=201)
 async def post_pair(
     run: RunPath, body: PairRequest, app_state: AppStateDep, response: Response
 ) -> Appended:
     """Its method is `offline`. The run's window counts it, as it counts pairs that workers make;
-    one that the run was given before (`pair_id`) is answered with 200, and not appended."""
+    one that the run was given before (`pair_id`) is answered with 200, and not appended. One that
+    lies beyond the run's filters is kept apart: `outcome` says so."""
     appended = await app_state.broker.runs.append(run, await app_state.intake.request(body))
     if appended.repeated:
         response.status_code = 200

@@ -1,4 +1,4 @@
-"""POST /sample and POST /bdhs: jobs come in."""
+"""POST /sample, /bdhs and /logprobs: jobs come in."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from service.api.bodies import StrictJsonRoute
 from service.api.dependencies import AppState, AppStateDep, Prefer, WaitS, wait_seconds
 from service.api.problems import RESPONSES, problem_response
 from service.problems import job_problem
-from service.schemas import BdhsRequest, Job, JobKind, SampleRequest
+from service.schemas import BdhsRequest, Job, JobRequest, LogprobsRequest, SampleRequest
 
 router = APIRouter(tags=["jobs"], route_class=StrictJsonRoute)
 
@@ -38,7 +38,7 @@ async def sample(
 ) -> Response:
     """Asks the policy for `n` responses to a prompt, with or without images."""
     seconds = wait_seconds(wait_s, prefer)
-    return await _accept(app_state, JobKind.sample, body, idempotency_key, seconds)
+    return await _accept(app_state, body, idempotency_key, seconds)
 
 
 @router.post("/bdhs", summary="Make a rejected response", status_code=202, responses=JOB_RESPONSES)
@@ -52,20 +52,33 @@ async def bdhs(
     """Hides parts of the image from the policy, lets it rewrite the trusted `reference`, and pairs
     the two: the reference as chosen, the rewrite as rejected."""
     seconds = wait_seconds(wait_s, prefer)
-    return await _accept(app_state, JobKind.bdhs, body, idempotency_key, seconds)
+    return await _accept(app_state, body, idempotency_key, seconds)
+
+
+@router.post("/logprobs", summary="Score given responses", status_code=202, responses=JOB_RESPONSES)
+async def logprobs(
+    body: LogprobsRequest,
+    app_state: AppStateDep,
+    wait_s: WaitS = None,
+    prefer: Prefer = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """How likely the policy finds each response to a prompt, with the images whole, partly hidden,
+    under noise, or without them."""
+    seconds = wait_seconds(wait_s, prefer)
+    return await _accept(app_state, body, idempotency_key, seconds)
 
 
 async def _accept(
     app_state: AppState,
-    kind: JobKind,
-    body: SampleRequest | BdhsRequest,
+    body: JobRequest,
     idempotency_key: str | None,
     seconds: float,
 ) -> Response:
     # The fingerprint is taken after the images were replaced by their hashes: the same picture,
     # sent as bytes or by name, is the same request.
     request = await app_state.intake.request(body)
-    job = await app_state.broker.jobs.enqueue(kind, request, idempotency_key=idempotency_key)
+    job = await app_state.broker.jobs.enqueue(request, idempotency_key=idempotency_key)
     headers = {"Location": f"/jobs/{job.id}"}
     if seconds > 0:
         job = await app_state.wait(job.id, seconds) or job

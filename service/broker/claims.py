@@ -21,7 +21,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from service.broker.connection import MAX_BLOCK_S, Connection, from_milliseconds, milliseconds
 from service.broker.notifications import Notifications
-from service.broker.runs import DEFAULT_SETTINGS, new_epoch, new_nonce
+from service.broker.runs import DEFAULT_SETTINGS, new_epoch, new_nonce, offered_figures
 from service.broker.scripts import script
 from service.broker.sweeper import Sweeper
 from service.schemas import (
@@ -30,19 +30,20 @@ from service.schemas import (
     BdhsRequest,
     JobError,
     JobKind,
+    JobRequest,
+    LogprobsRequest,
+    Outcome,
     Pair,
     Result,
     SampleRequest,
-    SampleResult,
 )
 
 EVENT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 MAX_EVENTS = 1000
 """Progress events kept of a job."""
 
-REQUESTS: dict[str, type[SampleRequest] | type[BdhsRequest]] = {
-    JobKind.sample: SampleRequest,
-    JobKind.bdhs: BdhsRequest,
+REQUESTS: dict[str, type[JobRequest]] = {
+    request.kind: request for request in (SampleRequest, BdhsRequest, LogprobsRequest)
 }
 """What is asked, by the kind of the job."""
 
@@ -72,7 +73,7 @@ def _finish(
     job_id: str,
     fence: int,
     result: str,
-    unpaired: str,
+    outcome: str,
     epoch: str,
     run_settings: str,
     *pair_fields: str | int,
@@ -107,7 +108,7 @@ class Claim:
 
     job_id: str
     kind: JobKind
-    request: SampleRequest | BdhsRequest
+    request: JobRequest
     attempt: int
     """Starts of the job so far, this one included: the fence."""
     worker_id: str
@@ -189,7 +190,8 @@ class Claims:
         return set(await self._connection.run(_renew, *arguments))
 
     async def finish(self, claim: Claim, result: Result) -> bool:
-        """Result, its pairs (to the end of the job's run) and end of the job, in one step.
+        """Result, its pairs (to the end of the job's run, unless it leaves them out) and end of the
+        job, in one step.
 
         False: superseded, and nothing was changed.
         """
@@ -198,7 +200,7 @@ class Claims:
             claim.job_id,
             claim.attempt,
             result.model_dump_json(),
-            unpaired(result),
+            result.outcome or (Outcome.pair if result.pairs else ""),
             new_epoch(),
             DEFAULT_SETTINGS,
             *(field for pair in result.pairs for field in pair_fields(pair)),
@@ -260,20 +262,14 @@ class Claims:
 def pair_fields(pair: Pair) -> tuple[str | int, ...]:
     """Of a pair, what `finish.lua` takes."""
     images = " ".join(dict.fromkeys(pair.images))
-    return pair.model_dump_json(), images, oldest_version(pair), new_nonce()
+    version = oldest_version(pair)
+    return pair.model_dump_json(), images, version, new_nonce(), offered_figures(pair)
 
 
 def oldest_version(pair: Pair) -> int | str:
     """Of the policy-made sides; empty if the policy made none."""
     versions = [v for v in (pair.chosen_version, pair.rejected_version) if v is not None]
     return min(versions, default="")
-
-
-def unpaired(result: Result) -> str:
-    """The run's figure that counts a ranking which came to no pair; empty: it is no such result."""
-    if isinstance(result, SampleResult) and result.annotation is not None:
-        return {"tie": "ties", "unreadable": "unreadable"}.get(result.annotation.outcome, "")
-    return ""
 
 
 def unreadable(error: ValidationError) -> JobError:

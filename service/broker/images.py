@@ -31,7 +31,7 @@ def _named_by_jobs(state: str, cursor: str) -> tuple[str, list[str]]: ...
 
 
 @script("images/named_by_pairs.lua")
-def _named_by_pairs(run: str, start: str) -> tuple[str, list[str]]: ...
+def _named_by_pairs(run: str, stream: str, start: str) -> tuple[str, list[str]]: ...
 
 
 @script("images/unregister.lua")
@@ -65,7 +65,8 @@ class Images:
 
     async def sweep(self) -> int:
         """Removes images that were not named for `image_ttl_s`, and that neither an open job, nor a
-        dead letter, nor a kept pair names. One sweeper at a time. Returns how many."""
+        dead letter, nor a kept pair (left out or not) names. One sweeper at a time. Returns how
+        many."""
         age = milliseconds(self._connection.settings.image_ttl_s)
         old = set(await self._connection.run(_unnamed_since, age, milliseconds(SWEEP_EVERY_S)))
         if not old:
@@ -90,10 +91,12 @@ class Images:
                 if cursor == "0":
                     break
         for run in await self._connection.command("SMEMBERS", self._connection.key("runs")):
-            last, refs = await self._connection.run(_named_by_pairs, run, "-")
-            while last:
-                named.update(ref for line in refs for ref in line.split())
-                last, refs = await self._connection.run(_named_by_pairs, run, f"({last}")
+            for stream in ("log", "filtered"):
+                start = "-"
+                while start:
+                    last, refs = await self._connection.run(_named_by_pairs, run, stream, start)
+                    named.update(ref for line in refs for ref in line.split())
+                    start = last and f"({last}"
         return named
 
     def _key(self, ref: str) -> str:

@@ -27,22 +27,23 @@ from service.broker.scripts import script
 from service.schemas import (
     TOLERANT,
     Attempt,
-    BdhsRequest,
+    BdhsResult,
     Job,
     JobError,
-    JobKind,
+    JobRequest,
     JobsPage,
     JobsState,
     JobStatus,
+    Outcome,
     Result,
-    SampleRequest,
+    SampleResult,
 )
 
 RESULT: TypeAdapter[Result] = TypeAdapter(Result)
 METADATA: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 FIELDS = (
     "kind", "status", "run", "priority", "attempt", "created", "started", "owner", "finished",
-    "error", "history", "metadata", "result",
+    "error", "history", "metadata", "outcome", "left_out", "result",
 )  # fmt: skip
 
 
@@ -95,8 +96,7 @@ class Jobs:
 
     async def enqueue(
         self,
-        kind: JobKind,
-        request: SampleRequest | BdhsRequest,
+        request: JobRequest,
         *,
         idempotency_key: str | None = None,
         fingerprint: str | None = None,
@@ -112,12 +112,13 @@ class Jobs:
         key = ""
         if idempotency_key is not None:
             key = hashlib.sha256(idempotency_key.encode()).hexdigest()
-            fingerprint = fingerprint or hashlib.sha256(f"{kind}\n{body}".encode()).hexdigest()
+            said = f"{request.kind}\n{body}"
+            fingerprint = fingerprint or hashlib.sha256(said.encode()).hexdigest()
         job_id = new_job_id()
         outcome, *rest = await self._connection.run_durably(
             _enqueue,
             job_id,
-            kind.value,
+            request.kind.value,
             body,
             request.run or "",
             request.priority.value,
@@ -134,7 +135,7 @@ class Jobs:
             case "new":
                 return Job(
                     id=job_id,
-                    kind=kind,
+                    kind=request.kind,
                     status=JobStatus.queued,
                     run=request.run,
                     priority=request.priority,
@@ -146,7 +147,7 @@ class Jobs:
                 job = await self.get(rest[0])
                 if job is None:  # its retention ended this very moment
                     return await self.enqueue(
-                        kind, request, idempotency_key=idempotency_key, fingerprint=fingerprint
+                        request, idempotency_key=idempotency_key, fingerprint=fingerprint
                     )
                 return job
             case "conflict":
@@ -257,8 +258,18 @@ def job_from(job_id: str, values: list[Any]) -> Job | None:
         started_at=from_milliseconds(fields["started"]) if fields["started"] else None,
         worker=fields["owner"],
         finished_at=from_milliseconds(fields["finished"]) if fields["finished"] else None,
-        result=RESULT.validate_json(fields["result"], **TOLERANT) if fields["result"] else None,
+        result=result_from(fields) if fields["result"] else None,
         error=JobError.model_validate_json(error, **TOLERANT) if error else None,
         history=[Attempt.model_validate_json(line, **TOLERANT) for line in history if line],
         metadata=METADATA.validate_json(fields["metadata"]) if fields["metadata"] else {},
     )
+
+
+def result_from(fields: dict[str, Any]) -> Result:
+    """The result as its worker stored it, with what the run then said of its pairs."""
+    result = RESULT.validate_json(fields["result"], **TOLERANT)
+    if fields["outcome"] and isinstance(result, SampleResult | BdhsResult):
+        result.outcome = Outcome(fields["outcome"])
+        left_out = set(map(int, (fields["left_out"] or "").split()))
+        result.pairs = [p for place, p in enumerate(result.pairs) if place not in left_out]
+    return result

@@ -25,15 +25,22 @@ from service.broker.errors import (
     WindowFull,
 )
 from service.broker.scripts import script
+from service.pair_figures import EDGES, bucket, pair_figures
 from service.schemas import (
     TOLERANT,
     Appended,
+    Bucket,
+    Distribution,
+    FilteredPage,
+    FilteredPair,
     Group,
+    Outcome,
     Pair,
     PairRequest,
     PairsPage,
     Run,
     RunSettings,
+    outcome_of_texts,
 )
 
 MAX_CANCELLED = 500
@@ -54,6 +61,7 @@ def _append(
     pair: str,
     images: str,
     nonce: int,
+    figures: str,
     key: str,
     fingerprint: str,
     new_epoch: str,
@@ -67,6 +75,10 @@ def _delete(run: str, force: int, limit: int) -> list[Any]: ...
 
 @script("runs/read.lua")
 def _read(run: str, after: str, limit: int) -> list[Any]: ...
+
+
+@script("runs/read_filtered.lua")
+def _read_filtered(run: str, after: str, limit: int) -> tuple[str | None, list[Any]]: ...
 
 
 class Runs:
@@ -83,22 +95,20 @@ class Runs:
         reply = await self._connection.run(_get, name)
         if reply is None:
             return None
-        flat, open_jobs, running_jobs, oldest, groups = reply
+        flat, figures, open_jobs, running_jobs, oldest, groups = reply
         fields: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
         return Run(
             name=name,
-            settings=RunSettings.model_validate(
-                {key: fields[key] or None for key in RunSettings.model_fields if key in fields},
-                **TOLERANT,
-            ),
+            settings=settings_from(fields),
             epoch=fields["epoch"],
             open_jobs=open_jobs,
             running_jobs=running_jobs,
             oldest_open_at=from_milliseconds(oldest) if oldest else None,
             dead_jobs=int(fields.get("dead", 0)),
             pairs=int(fields["pairs"]),
-            ties=int(fields.get("ties", 0)),
-            unreadable=int(fields.get("unreadable", 0)),
+            outcomes=counts_of("outcome", fields),
+            filtered=counts_of("filtered", fields),
+            distributions=distributions(dict(zip(figures[::2], figures[1::2], strict=True))),
             trimmed=position_of(fields.get("trimmed", "0")),
             groups=[
                 Group(
@@ -131,18 +141,19 @@ class Runs:
             created_at=datetime.now(UTC),
             metadata=request.metadata,
         )
-        outcome, *rest = await self._connection.run_durably(
+        answer, *rest = await self._connection.run_durably(
             _append,
             name,
             pair.model_dump_json(),
             " ".join(dict.fromkeys(pair.images)),
             new_nonce(),
+            offered_figures(pair),
             _sha256(f"pair\n{name}\n{pair_id}"),
             _sha256(request.model_dump_json()),
             new_epoch(),
             DEFAULT_SETTINGS,
         )
-        match outcome:
+        match answer:
             case "window":
                 raise WindowFull(name, rest[0], int(rest[1]), RETRY_AFTER_S)
             case "image":
@@ -150,7 +161,14 @@ class Runs:
             case "conflict":
                 raise PairConflict(name, pair_id)
             case _:
-                return Appended(run=name, pair_id=pair_id, repeated=outcome == "known")
+                filters = rest[0].split()
+                return Appended(
+                    run=name,
+                    pair_id=pair_id,
+                    repeated=answer == "known",
+                    outcome=Outcome.filtered if filters else Outcome.pair,
+                    filters=filters,
+                )
 
     async def names(self) -> list[str]:
         return sorted(await self._connection.command("SMEMBERS", self._connection.key("runs")))
@@ -190,6 +208,30 @@ class Runs:
         end = entries[-1][0] if entries else place or trimmed
         return PairsPage(pairs=pairs, cursor=str(Cursor(epoch, end)))
 
+    async def filtered(self, name: str, after: str | None, limit: int) -> FilteredPage:
+        """Pairs that the run left out, after the cursor or the oldest that are kept. What is no
+        longer kept is passed over.
+
+        Raises: KeyError (no such run), BadCursor, LogChanged.
+        """
+        cursor = Cursor.parse(after) if after else None
+        place = cursor.place if cursor else ""
+        epoch, entries = await self._connection.run(_read_filtered, name, place, limit)
+        if epoch is None:
+            raise KeyError(name)
+        if cursor is not None:
+            cursor.check_epoch(name, epoch)
+        pairs = [
+            FilteredPair(
+                pair=Pair.model_validate_json(fields["pair"], **TOLERANT),
+                filters=fields["filters"].split(),
+            )
+            for _, flat in entries
+            for fields in [dict(zip(flat[::2], flat[1::2], strict=True))]
+        ]
+        end = entries[-1][0] if entries else place or "0-0"
+        return FilteredPage(pairs=pairs, cursor=str(Cursor(epoch, end)))
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -213,13 +255,17 @@ class Cursor:
     def position(self) -> int:
         return position_of(self.place)
 
+    def check_epoch(self, run: str, epoch: str) -> None:
+        """Raises: LogChanged."""
+        if self.epoch != epoch:
+            raise LogChanged(run, str(self), f"the run was made anew (its epoch is {epoch})")
+
     def check(self, run: str, epoch: str, last: str, trimmed: str, found: str) -> None:
         """Raises if the log is not the one this cursor was read from.
 
         `found` is the place of the pair that has this position now, empty if there is none.
         """
-        if self.epoch != epoch:
-            raise LogChanged(run, str(self), f"the run was made anew (its epoch is {epoch})")
+        self.check_epoch(run, epoch)
         if self.position > position_of(last):
             raise LogChanged(run, str(self), f"the log went back to position {position_of(last)}")
         if self.position < position_of(trimmed):
@@ -249,9 +295,63 @@ def pair_field(fields: list[Any]) -> str:
 def settings_fields(settings: RunSettings) -> str:
     """The settings as a JSON list of alternating names and values, all text, for HSET."""
     flat: list[str] = []
-    for name, value in settings.model_dump(mode="json").items():
+    for name, value in settings.model_dump(mode="json", exclude={"filters"}).items():
         flat += [name, "" if value is None else str(value)]
-    return json.dumps(flat)
+    return json.dumps([*flat, "filters", settings.filters.model_dump_json(exclude_none=True)])
+
+
+def settings_from(fields: dict[str, str]) -> RunSettings:
+    """What `settings_fields` stored."""
+    found: dict[str, Any] = {
+        name: fields[name] or None for name in RunSettings.model_fields if name in fields
+    }
+    if "filters" in found:
+        found["filters"] = json.loads(found["filters"])
+    return RunSettings.model_validate(found, **TOLERANT)
+
+
+def offered_figures(pair: Pair) -> str:
+    """What `offer_pair.lua` judges and counts the pair by, as JSON."""
+    values = pair_figures(pair)
+    threshold = pair.settings.get("similarity_threshold")
+    reasons = (pair.chosen_finish_reason, pair.rejected_finish_reason)
+    return json.dumps(
+        {
+            "outcome": outcome_of_texts(pair.chosen[0].text, pair.rejected[0].text),
+            "values": values,
+            "buckets": {name: bucket(name, value) for name, value in values.items()},
+            "finish_reasons": [reason for reason in reasons if reason is not None],
+            "similar": pair.similarity is not None
+            and isinstance(threshold, int | float)
+            and pair.similarity >= threshold,
+        }
+    )
+
+
+def counts_of(what: str, fields: dict[str, str]) -> dict[str, int]:
+    """The counters `<what>:<name>` of a run, by name."""
+    prefix = f"{what}:"
+    return {
+        name.removeprefix(prefix): int(count)
+        for name, count in sorted(fields.items())
+        if name.startswith(prefix)
+    }
+
+
+def distributions(figures: dict[str, str]) -> dict[str, Distribution]:
+    """Of each figure that is counted."""
+    found: dict[str, Distribution] = {}
+    for name, edges in EDGES.items():
+        if name not in figures:
+            continue
+        ends = [*edges, None]
+        counts = [int(figures.get(f"{name}:{place}", 0)) for place in range(len(ends))]
+        found[name] = Distribution(
+            count=sum(counts),
+            mean=float(figures[name]) / sum(counts),
+            buckets=[Bucket(le=le, count=count) for le, count in zip(ends, counts, strict=True)],
+        )
+    return found
 
 
 DEFAULT_SETTINGS = settings_fields(RunSettings())

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.broker.connection import Connection
+from service.broker.runs import counts_of
 from service.broker.scripts import script
 
 
@@ -32,10 +33,10 @@ class RunStats:
     pairs: int
     """Ever appended."""
     open_jobs: int
-    ties: int
-    """Ranked jobs without a pair, because the annotator preferred none."""
-    unreadable: int
-    """Ranked jobs without a pair, because its verdicts were unreadable."""
+    outcomes: dict[str, int]
+    """Of its jobs that could make a pair, and of pairs of data sets."""
+    filtered: dict[str, int]
+    """Pairs left out, by filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,16 @@ async def read_stats(connection: Connection) -> Stats:
         dead_letters=dead,
         leases_lost=counts.pop("leases_lost", 0),
         ended=counts,
-        runs={run: RunStats(*map(int, numbers)) for run, *numbers in runs},
+        runs={run: _run_stats(open_jobs, flat) for run, open_jobs, flat in runs},
         groups=[GroupStats(run, group, *map(int, counts)) for run, group, *counts in groups],
+    )
+
+
+def _run_stats(open_jobs: int, flat: list[str]) -> RunStats:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return RunStats(
+        pairs=int(fields["pairs"]),
+        open_jobs=open_jobs,
+        outcomes=counts_of("outcome", fields),
+        filtered=counts_of("filtered", fields),
     )

@@ -15,12 +15,14 @@ from service.client.transport import LONG_POLL_S, Transport
 from service.schemas import (
     Appended,
     BdhsRequest,
+    FilteredPage,
     Health,
     Job,
-    JobKind,
+    JobRequest,
     JobsPage,
     JobsState,
     LeaseRequest,
+    LogprobsRequest,
     Pair,
     PairRequest,
     PairsPage,
@@ -87,24 +89,30 @@ class AsyncClient:
     ) -> Job:
         """Posts a job. With `wait_s`, waits that long for it, and raises `JobFailed` if it did not
         succeed."""
-        return await self._submit(JobKind.sample, request, wait_s, idempotency_key)
+        return await self._submit(request, wait_s, idempotency_key)
 
     async def bdhs(
         self, request: BdhsRequest, *, wait_s: float = 0, idempotency_key: str | None = None
     ) -> Job:
         """Posts a job. With `wait_s`, waits that long for it, and raises `JobFailed` if it did not
         succeed."""
-        return await self._submit(JobKind.bdhs, request, wait_s, idempotency_key)
+        return await self._submit(request, wait_s, idempotency_key)
+
+    async def logprobs(
+        self, request: LogprobsRequest, *, wait_s: float = 0, idempotency_key: str | None = None
+    ) -> Job:
+        """Posts a job. With `wait_s`, waits that long for it, and raises `JobFailed` if it did not
+        succeed."""
+        return await self._submit(request, wait_s, idempotency_key)
 
     async def _submit(
         self,
-        kind: JobKind,
-        request: SampleRequest | BdhsRequest,
+        request: JobRequest,
         wait_s: float,
         idempotency_key: str | None,
     ) -> Job:
         key = idempotency_key or uuid.uuid4().hex
-        return await self._transport.submit(kind, request, wait_s, key)
+        return await self._transport.submit(request, wait_s, key)
 
     async def job(self, job_id: str, *, wait_s: float = 0) -> Job:
         """The job as it is now, or as soon as it ends within `wait_s`."""
@@ -122,7 +130,7 @@ class AsyncClient:
                 raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:g} s")
 
     def map(
-        self, requests: Iterable[SampleRequest | BdhsRequest], *, in_flight: int = 16
+        self, requests: Iterable[JobRequest], *, in_flight: int = 16
     ) -> AsyncGenerator[tuple[int, Job]]:
         """Posts many jobs, `in_flight` at once, and yields each as it ends, in whatever way, with
         the index of its request: `async for index, job in client.map(requests)`.
@@ -138,22 +146,21 @@ class AsyncClient:
         return mapped
 
     async def _map(
-        self, requests: Iterable[SampleRequest | BdhsRequest], in_flight: int
+        self, requests: Iterable[JobRequest], in_flight: int
     ) -> AsyncGenerator[tuple[int, Job]]:
         source = enumerate(requests)
         submissions: set[asyncio.Task[Job]] = set()
         open_jobs: set[str] = set()
 
-        async def submit(request: SampleRequest | BdhsRequest) -> Job:
-            kind = JobKind.bdhs if isinstance(request, BdhsRequest) else JobKind.sample
+        async def submit(request: JobRequest) -> Job:
             key = uuid.uuid4().hex
             while True:
                 try:
-                    return await self._submit(kind, request, 0, key)
+                    return await self._submit(request, 0, key)
                 except TooManyRequests as full:
                     await asyncio.sleep(full.retry_after_s)
 
-        async def run(index: int, request: SampleRequest | BdhsRequest) -> tuple[int, Job]:
+        async def run(index: int, request: JobRequest) -> tuple[int, Job]:
             submission = asyncio.create_task(submit(request))
             submissions.add(submission)
             # Shielded, so that who leaves learns of what is accepted just then, and cancels it.
@@ -242,6 +249,12 @@ class AsyncClient:
             if not page.pairs:
                 return
             after = page.cursor
+
+    async def filtered_page(
+        self, run: str, *, after: str | None = None, limit: int = 100
+    ) -> FilteredPage:
+        """A page of the pairs that the run's filters left out, oldest first."""
+        return await self._transport.filtered(run, after, limit)
 
     async def lease(
         self,

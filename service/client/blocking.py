@@ -86,6 +86,7 @@ class Client:
 
     sample = _blocking(AsyncClient.sample)
     bdhs = _blocking(AsyncClient.bdhs)
+    logprobs = _blocking(AsyncClient.logprobs)
     map = _iterating(AsyncClient.map)
     job = _blocking(AsyncClient.job)
     wait = _blocking(AsyncClient.wait)
@@ -99,6 +100,7 @@ class Client:
     delete_run = _blocking(AsyncClient.delete_run)
     pairs_page = _blocking(AsyncClient.pairs_page)
     pairs = _iterating(AsyncClient.pairs)
+    filtered_page = _blocking(AsyncClient.filtered_page)
     append = _blocking(AsyncClient.append)
     ack = _blocking(AsyncClient.ack)
     announce = _blocking(AsyncClient.announce)

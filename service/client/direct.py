@@ -14,10 +14,10 @@ from service.intake import Intake
 from service.schemas import (
     Appended,
     Batch,
-    BdhsRequest,
+    FilteredPage,
     Health,
     Job,
-    JobKind,
+    JobRequest,
     JobsPage,
     JobsState,
     LeaseRequest,
@@ -25,7 +25,6 @@ from service.schemas import (
     PairsPage,
     Run,
     RunSettings,
-    SampleRequest,
     StoredImage,
     Weights,
     WeightVersion,
@@ -46,12 +45,10 @@ class RedisTransport:
         self._intake = Intake(self._broker, settings)
         self._retry_for_s = retry_for_s
 
-    async def submit(
-        self, kind: JobKind, request: SampleRequest | BdhsRequest, wait_s: float, key: str
-    ) -> Job:
+    async def submit(self, request: JobRequest, wait_s: float, key: str) -> Job:
         async def enqueue() -> Job:
             stored = await self._intake.request(request)
-            return await self._broker.jobs.enqueue(kind, stored, idempotency_key=key)
+            return await self._broker.jobs.enqueue(stored, idempotency_key=key)
 
         job = await self.job((await self._call(enqueue)).id, wait_s)
         if wait_s > 0 and (problem := problems.job_problem(job)):
@@ -99,6 +96,9 @@ class RedisTransport:
 
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         return await self._of_run(run, lambda: self._broker.runs.pairs(run, after, limit))
+
+    async def filtered(self, run: str, after: str | None, limit: int) -> FilteredPage:
+        return await self._of_run(run, lambda: self._broker.runs.filtered(run, after, limit))
 
     async def append(self, run: str, pair: PairRequest) -> Appended:
         async def append() -> Appended:

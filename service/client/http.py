@@ -12,10 +12,10 @@ from service.schemas import (
     TOLERANT,
     Appended,
     Batch,
-    BdhsRequest,
+    FilteredPage,
     Health,
     Job,
-    JobKind,
+    JobRequest,
     JobsPage,
     JobsState,
     LeaseRequest,
@@ -25,7 +25,6 @@ from service.schemas import (
     Purged,
     Run,
     RunSettings,
-    SampleRequest,
     StoredImage,
     Weights,
     WeightVersion,
@@ -57,13 +56,11 @@ class HttpTransport:
         )
         self._retry_for_s = retry_for_s
 
-    async def submit(
-        self, kind: JobKind, request: SampleRequest | BdhsRequest, wait_s: float, key: str
-    ) -> Job:
+    async def submit(self, request: JobRequest, wait_s: float, key: str) -> Job:
         return await self._call(
             Job,
             "POST",
-            f"/{kind.value}",
+            f"/{request.kind.value}",
             body=request,
             headers={"Idempotency-Key": key},  # what makes repeating it safe
             params={"wait_s": wait_s} if wait_s else {},
@@ -102,6 +99,10 @@ class HttpTransport:
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
         return await self._call(PairsPage, "GET", f"/runs/{run}/pairs", params=params)
+
+    async def filtered(self, run: str, after: str | None, limit: int) -> FilteredPage:
+        params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
+        return await self._call(FilteredPage, "GET", f"/runs/{run}/filtered", params=params)
 
     async def append(self, run: str, pair: PairRequest) -> Appended:
         return await self._call(Appended, "POST", f"/runs/{run}/pairs", body=pair)

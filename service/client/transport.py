@@ -6,10 +6,10 @@ from typing import Protocol
 from service.schemas import (
     Appended,
     Batch,
-    BdhsRequest,
+    FilteredPage,
     Health,
     Job,
-    JobKind,
+    JobRequest,
     JobsPage,
     JobsState,
     LeaseRequest,
@@ -17,7 +17,6 @@ from service.schemas import (
     PairsPage,
     Run,
     RunSettings,
-    SampleRequest,
     StoredImage,
     Weights,
     WeightVersion,
@@ -31,9 +30,7 @@ class Transport(Protocol):
     """What a client needs of the service. All methods raise `PrefstreamError`, after they have
     repeated for a while what may pass: a full queue, a service or a Redis that is away."""
 
-    async def submit(
-        self, kind: JobKind, request: SampleRequest | BdhsRequest, wait_s: float, key: str
-    ) -> Job: ...
+    async def submit(self, request: JobRequest, wait_s: float, key: str) -> Job: ...
     async def job(self, job_id: str, wait_s: float) -> Job: ...
     async def cancel(self, job_id: str) -> Job: ...
     async def jobs(self, state: JobsState, before: str | None, limit: int) -> JobsPage: ...
@@ -44,6 +41,7 @@ class Transport(Protocol):
     async def run(self, name: str) -> Run: ...
     async def delete_run(self, name: str, force: bool) -> None: ...
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage: ...
+    async def filtered(self, run: str, after: str | None, limit: int) -> FilteredPage: ...
     async def append(self, run: str, pair: PairRequest) -> Appended: ...
     async def lease(self, run: str, request: LeaseRequest) -> Batch | None: ...
     async def ack(self, run: str, lease: str) -> None: ...

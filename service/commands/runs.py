@@ -23,7 +23,7 @@ def list_runs(context: typer.Context, url: Url = DEFAULT_URL, namespace: Namespa
     if not found:
         console.print("No runs.")
         return
-    table = Table("run", "queued", "running", "dead", "oldest", "pairs")
+    table = Table("run", "queued", "running", "dead", "oldest", "pairs", "outcomes")
     for run in found:
         table.add_row(
             run.name,
@@ -32,6 +32,7 @@ def list_runs(context: typer.Context, url: Url = DEFAULT_URL, namespace: Namespa
             str(run.dead_jobs),
             age(run.oldest_open_at) if run.oldest_open_at else "",
             str(run.pairs),
+            ", ".join(f"{outcome} {count}" for outcome, count in run.outcomes.items()),
         )
     console.print(table)
     columns = ("waiting", "leased", "returned", "acknowledged", "stale", "missed")

@@ -22,6 +22,7 @@ from service.schemas.conversation import (
     assistant_turn,
     user_turn,
 )
+from service.schemas.filters import Bounds, PairFilters
 from service.schemas.health import Health, WorkerInfo
 from service.schemas.images import StoredImage
 from service.schemas.inputs import InputDigest
@@ -30,35 +31,42 @@ from service.schemas.jobs import (
     Attempt,
     Job,
     JobError,
-    JobKind,
     JobsPage,
     JobsState,
     JobStatus,
     Purged,
 )
-from service.schemas.pairs import Appended, Pair, PairsPage, Span
+from service.schemas.outcomes import Outcome, outcome_of_texts, visible
+from service.schemas.pairs import Appended, FilteredPage, FilteredPair, Pair, PairsPage, Span
 from service.schemas.problems import Problem
 from service.schemas.requests import (
     BDHS_SETTINGS,
     SAMPLE_SETTINGS,
     BdhsRequest,
+    JobKind,
     JobRequest,
+    LogprobsRequest,
     PairRequest,
     Priority,
     PromptRequest,
     SampleRequest,
+    SamplingRequest,
+    View,
 )
 from service.schemas.results import (
     Annotation,
     BdhsResult,
     Judgement,
+    LogprobsResult,
     Response,
     Result,
     SampleResult,
+    ScoredResponse,
     TokenLogprob,
     UnknownResult,
+    ViewLogprobs,
 )
-from service.schemas.runs import Group, Run, RunSettings
+from service.schemas.runs import Bucket, Distribution, Group, Run, RunSettings
 from service.schemas.traces import (
     BdhsTrace,
     CorruptionTrace,
@@ -92,8 +100,13 @@ __all__ = [
     "BdhsRequest",
     "BdhsResult",
     "BdhsTrace",
+    "Bounds",
+    "Bucket",
     "CorruptionTrace",
     "Delivery",
+    "Distribution",
+    "FilteredPage",
+    "FilteredPair",
     "Group",
     "GroupName",
     "Health",
@@ -113,9 +126,13 @@ __all__ = [
     "LeaseRenewal",
     "LeaseRequest",
     "LeaseState",
+    "LogprobsRequest",
+    "LogprobsResult",
     "Message",
     "Model",
+    "Outcome",
     "Pair",
+    "PairFilters",
     "PairRequest",
     "PairsPage",
     "Part",
@@ -131,12 +148,16 @@ __all__ = [
     "RunSettings",
     "SampleRequest",
     "SampleResult",
+    "SamplingRequest",
+    "ScoredResponse",
     "SentenceTrace",
     "Span",
     "StoredImage",
     "TextPart",
     "TokenLogprob",
     "UnknownResult",
+    "View",
+    "ViewLogprobs",
     "WeightFile",
     "WeightManifest",
     "WeightSpan",
@@ -145,5 +166,7 @@ __all__ = [
     "WeightsKind",
     "WorkerInfo",
     "assistant_turn",
+    "outcome_of_texts",
     "user_turn",
+    "visible",
 ]

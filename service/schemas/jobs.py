@@ -7,15 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from service.schemas.base import Model, RunName
-from service.schemas.requests import Priority
+from service.schemas.requests import JobKind, Priority
 from service.schemas.results import Result
-
-
-class JobKind(StrEnum):
-    """What a job is asked to do: `POST /sample` or `POST /bdhs`."""
-
-    sample = "sample"
-    bdhs = "bdhs"
 
 
 class JobStatus(StrEnum):
@@ -66,7 +59,7 @@ class Job(Model):
     id: str
     """32 hexadecimal digits; ids sort by age."""
     kind: Annotated[JobKind | str, Field(union_mode="left_to_right")]
-    """`sample` or `bdhs`."""
+    """`sample`, `bdhs` or `logprobs`."""
     status: Annotated[JobStatus | str, Field(union_mode="left_to_right")]
     """`queued`; `running`; `retrying` (failed in a way that may pass, and waits for its next
     attempt); or it has ended: `succeeded`, `failed` (would fail again), `dead` (gave up after its

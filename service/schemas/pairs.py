@@ -1,13 +1,14 @@
 """Preference pairs, and pages of a run's log of them."""
 
 from datetime import datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from service.schemas.base import Model, RunName
 from service.schemas.conversation import Message, assistant_turn
 from service.schemas.inputs import InputDigest
+from service.schemas.outcomes import Outcome
 
 
 class Span(Model):
@@ -57,10 +58,28 @@ class Pair(Model):
     the like; null: not known, or the image was spoilt meanwhile (BDHS)."""
     rejected_logprobs: list[float] | None = None
     """As `chosen_logprobs`, of the other side."""
+    chosen_tokens: int | None = None
+    """How many tokens the side has, with the one that ends it; null: of a data set."""
+    rejected_tokens: int | None = None
+    """As `chosen_tokens`, of the other side."""
     chosen_finish_reason: str | None = None
     """`stop` (end of sequence or a stop string) or `length`; null: the policy did not write it."""
     rejected_finish_reason: str | None = None
     """As `chosen_finish_reason`; of BDHS, how the last sentence ended: also `sentence`."""
+    chosen_logps: float | None = None
+    """log p of the side, with the images: the sum over its tokens; null: `logps` was not asked."""
+    rejected_logps: float | None = None
+    """As `chosen_logps`, of the other side."""
+    logps_version: int | None = None
+    """Weight version that these two are of."""
+    chosen_image_dependence: float | None = None
+    """log p with the images less log p without them; null: not asked for, or no images."""
+    rejected_image_dependence: float | None = None
+    """As `chosen_image_dependence`, of the other side."""
+    ref_chosen_logps: float | None = None
+    """As `chosen_logps`, of version 0; null: not asked for (`ref_logps`)."""
+    ref_rejected_logps: float | None = None
+    """As `ref_chosen_logps`, of the other side."""
     input_digest: InputDigest | None = None
     """How the worker made tokens and pixels of it; null: of a data set, or of an older release."""
     similarity: float | None
@@ -119,6 +138,24 @@ class PairsPage(Model):
     """Pass it as `after` to read on."""
 
 
+class FilteredPair(Model):
+    """A pair that a run left out."""
+
+    pair: Pair
+    """As it would have been appended."""
+    filters: list[str]
+    """Names of the filters that it lies beyond; `similar` is the run's setting of that name."""
+
+
+class FilteredPage(Model):
+    """A page of what a run left out."""
+
+    pairs: list[FilteredPair]
+    """In the order in which they were made."""
+    cursor: str
+    """Pass it as `after` to read on."""
+
+
 class Appended(Model):
     """The answer to a `PairRequest`."""
 
@@ -128,3 +165,7 @@ class Appended(Model):
     """As it was given, or drawn."""
     repeated: bool
     """The run was given this pair before, and nothing was appended."""
+    outcome: Annotated[Outcome | str, Field(union_mode="left_to_right")] = Outcome.pair
+    """`pair`, or `filtered`: it lies beyond a filter of the run, and was kept apart."""
+    filters: list[str] = []
+    """Names of those filters."""

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     Discriminator,
+    Field,
     JsonValue,
     RootModel,
     Tag,
@@ -11,6 +12,7 @@ from pydantic import (
 )
 
 from service.schemas.base import TOLERANT, AnnotatorName, Model
+from service.schemas.outcomes import Outcome
 from service.schemas.pairs import Pair
 from service.schemas.traces import BdhsTrace, WeightSpan
 
@@ -32,7 +34,7 @@ class Response(Model):
     text: str
     """Decoded, without special tokens."""
     finish_reason: str
-    """`stop` (end of sequence or a stop string) or `length`."""
+    """`stop` (end of sequence or a stop string), `length`, or `sentence` (`stop_at`)."""
     token_ids: list[int]
     """As the engine wrote them."""
     logprobs: list[list[TokenLogprob]] | None = None
@@ -68,12 +70,13 @@ class Annotation(Model):
     """The model that judged, or the version of the policy."""
     judgements: list[Judgement]
     """In the order in which they were asked for."""
-    outcome: Literal["pair", "tie", "unreadable"] | str
-    """`pair`; `tie`: no response won a comparison; `unreadable`: nor were all verdicts readable."""
     chosen: int | None
     """Index of the better response of the pair; null: there is no pair."""
     rejected: int | None
     """Index of the worse one."""
+
+
+ReadOutcome = Annotated[Outcome | str, Field(union_mode="left_to_right")] | None
 
 
 def _of_one_pair(data: Any) -> Any:
@@ -96,8 +99,10 @@ class SampleResult(Model):
     """Given or drawn: with it, and the same weights, the same responses are made."""
     annotation: Annotation | None = None
     """How they were ranked; null: without an `annotator`."""
+    outcome: ReadOutcome = None
+    """What came of the ranking; null: no pair was asked for."""
     pairs: list[Pair] = []
-    """What the annotation came to; empty: no pair."""
+    """What the annotation came to; empty: no pair, as `outcome` says."""
 
     _stored_with_one = model_validator(mode="before")(_of_one_pair)
 
@@ -107,12 +112,67 @@ class BdhsResult(Model):
 
     kind: Literal["bdhs"] = "bdhs"
     """`bdhs`."""
+    outcome: ReadOutcome = None
+    """What came of it; null: of an older release."""
     pairs: list[Pair]
-    """The reference as chosen, what the policy made of it as rejected."""
+    """The reference as chosen, what the policy made of it as rejected; empty: no pair, as `outcome`
+    says."""
+    text: str | None = None
+    """What the policy made of the reference, pair or not; null: of an older release."""
+    similarity: float | None = None
+    """Of that text to the reference, from -1 to 1."""
+    iterations: int | None = None
+    """Times that the whole answer was drawn."""
     trace: BdhsTrace | None
     """How they came about; null: `trace` = none."""
 
     _stored_with_one = model_validator(mode="before")(_of_one_pair)
+
+
+class ViewLogprobs(Model):
+    """How likely a response is under one view of the images."""
+
+    sum: float
+    """Natural logarithm of its probability: the sum over its tokens."""
+    mean: float
+    """That, for each token."""
+    tokens: list[float] | None = None
+    """Of each token; null: not asked for (`tokens`)."""
+    weight_version: int
+    """Whose opinion it is."""
+
+
+class ScoredResponse(Model):
+    """A given response, and how likely the policy finds it."""
+
+    token_ids: list[int]
+    """What was scored, with the token that ends it where that counts."""
+    views: list[ViewLogprobs]
+    """In the order of the request's `views`."""
+    image_dependence: float | None
+    """log p with the whole images less log p without them, summed over its tokens; null: `views`
+    has not both."""
+
+
+class LogprobsResult(Model):
+    """What `POST /logprobs` found."""
+
+    kind: Literal["logprobs"] = "logprobs"
+    """`logprobs`."""
+    responses: list[ScoredResponse]
+    """In the order of the request."""
+    seed: int
+    """Given or drawn: with it, the same tokens are hidden and the same noise is added."""
+
+    @property
+    def outcome(self) -> None:
+        """It makes no pair."""
+        return None
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """None."""
+        return []
 
 
 class UnknownResult(RootModel[dict[str, JsonValue]]):
@@ -122,6 +182,12 @@ class UnknownResult(RootModel[dict[str, JsonValue]]):
     def kind(self) -> str:
         """Which kind."""
         return str(self.root.get("kind"))
+
+    @property
+    def outcome(self) -> str | None:
+        """What came of it, where it could make a pair."""
+        outcome = self.root.get("outcome")
+        return outcome if isinstance(outcome, str) else None
 
     @property
     def pairs(self) -> list[Pair]:
@@ -134,12 +200,13 @@ class UnknownResult(RootModel[dict[str, JsonValue]]):
 def _kind(result: Any) -> str:
     fields: dict[str, Any] = {**result} if isinstance(result, dict) else {}
     kind = fields["kind"] if "kind" in fields else getattr(cast(Any, result), "kind", None)
-    return kind if kind in ("sample", "bdhs") else "unknown"
+    return kind if kind in ("sample", "bdhs", "logprobs") else "unknown"
 
 
 Result = Annotated[
     Annotated[SampleResult, Tag("sample")]
     | Annotated[BdhsResult, Tag("bdhs")]
+    | Annotated[LogprobsResult, Tag("logprobs")]
     | Annotated[UnknownResult, Tag("unknown")],
     Discriminator(_kind),
 ]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from service.schemas.base import GroupName, Model, RunName, one_of
+from service.schemas.filters import PairFilters
 
 
 class RunSettings(Model):
@@ -17,11 +18,37 @@ class RunSettings(Model):
     """Weight versions that a pair may lag behind; null: any."""
     stale: Annotated[Literal["drop", "deliver"] | str, one_of("drop", "deliver")] = "drop"
     """What happens to pairs that lag further: set aside and counted, or delivered and marked."""
+    similar: Annotated[Literal["keep", "drop"] | str, one_of("keep", "drop")] = "keep"
+    """What happens to BDHS's answers that are still at or above ε_s after the last iteration: they
+    are pairs like others (as in the paper), or left out."""
+    filters: PairFilters = PairFilters()
+    """Pairs beyond these are left out of the log, counted, and kept apart for reading."""
     keep: int = Field(default=10_000, ge=0)
-    """Pairs that every group has acknowledged, kept for reading, at most."""
+    """Pairs that every group has acknowledged, kept for reading, at most; and of those that were
+    left out, the newest."""
     retention: int | None = Field(default=None, ge=1)
     """Pairs kept at most, acknowledged or not; what a group misses by it is counted. null: what a
-    group has not acknowledged is kept."""
+    group has not acknowledged is kept. It bounds those that were left out, too."""
+
+
+class Bucket(Model):
+    """A bar of a histogram."""
+
+    le: float | None
+    """Values up to this, and above the bar before; null: all above."""
+    count: int
+    """How many."""
+
+
+class Distribution(Model):
+    """How a figure of a run's pairs is spread."""
+
+    count: int
+    """Pairs that have the figure."""
+    mean: float
+    """Of them."""
+    buckets: list[Bucket]
+    """In order."""
 
 
 class Group(Model):
@@ -64,10 +91,14 @@ class Run(Model):
     """Ever ended in the dead letters."""
     pairs: int
     """Ever appended."""
-    ties: int
-    """Ranked jobs that made no pair, because the annotator preferred none."""
-    unreadable: int
-    """Ranked jobs that made no pair, because the annotator's verdicts were unreadable."""
+    outcomes: dict[str, int]
+    """What came of its jobs that could make a pair, and of pairs of data sets: how many of each
+    `outcome`."""
+    filtered: dict[str, int]
+    """How many pairs lay beyond each of its filters; one pair may be beyond several."""
+    distributions: dict[str, Distribution]
+    """Of the appended pairs' figures, by name: those of `filters`, `token_difference` (rejected
+    less chosen) and `iterations`."""
     trimmed: int
     """Of the pairs ever appended, no longer kept."""
     groups: list[Group]

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from service.broker import Broker
-from service.schemas import BdhsRequest, JobKind, RunSettings
+from service.schemas import BdhsRequest, RunSettings
 from service.settings import Settings
 from tests.servers import Server
 from tests.service.samples import bdhs_result, png
@@ -45,7 +45,7 @@ class Queue:
             run=RUNS[self.depth % len(RUNS)],
         )
         self.depth += 1
-        await self.broker.jobs.enqueue(JobKind.bdhs, request)
+        await self.broker.jobs.enqueue(request)
 
     async def finish(self) -> None:
         [claim] = await self.broker.claims.claim("w", 1, block_s=1)

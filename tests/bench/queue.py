@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.broker import Broker, Claim
-from service.schemas import JobKind, SampleRequest, SampleResult
+from service.schemas import SampleRequest, SampleResult
 from service.settings import Settings
 from tests.servers import Server
 
@@ -83,7 +83,7 @@ class Ours:
         async with Broker.connect(_settings(url)) as broker:
 
             async def add(_: int) -> str:
-                return (await broker.jobs.enqueue(JobKind.sample, SampleRequest(prompt="?"))).id
+                return (await broker.jobs.enqueue(SampleRequest(prompt="?"))).id
 
             async def collect(job_id: str) -> None:
                 job = await broker.jobs.wait(job_id, 60)

@@ -7,7 +7,6 @@ from service.commands import replay
 from service.schemas import (
     BdhsResult,
     Job,
-    JobKind,
     JobRequest,
     JobStatus,
     SampleRequest,
@@ -25,6 +24,7 @@ VARIANTS = [
     {"corruption": "noise"},
     {"corruption": "attention+noise", "rho": 0.8},
     {"guidance": "none", "rho": 1.0},
+    {"guidance": "answer", "rho": 1.0},
     {"corruption": "noise", "guidance": "token"},
 ]
 
@@ -40,8 +40,7 @@ def settings(server: Server) -> Settings:
 
 
 async def run(broker: Broker, request: JobRequest) -> Job:
-    kind = JobKind.bdhs if hasattr(request, "reference") else JobKind.sample
-    job = await ended(broker, (await broker.jobs.enqueue(kind, request)).id)
+    job = await ended(broker, (await broker.jobs.enqueue(request)).id)
     assert job.status is JobStatus.succeeded, job.error
     return job
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from service.broker import UNAVAILABLE, Broker, Claim
 from service.schemas import BdhsRequest, JobError, SampleResult
 from service.settings import Settings
-from tests.service.samples import bdhs_result
+from tests.service.samples import PAIRS, bdhs_result
 
 T = TypeVar("T")
 SLOTS = 8
@@ -86,7 +86,8 @@ class StubWorker:
         elif isinstance(claim.request, BdhsRequest):
             await reach(lambda: self._broker.images.get(claim.request.images[0]))
             at("finishing", claim)
-            await reach(lambda: claims.finish(claim, bdhs_result(claim)))
+            fields = PAIRS[str(claim.request.metadata.get("outcome", "pair"))]
+            await reach(lambda: claims.finish(claim, bdhs_result(claim, **fields)))
         else:
             at("finishing", claim)
             await reach(lambda: claims.finish(claim, SampleResult(responses=[], seed=0)))

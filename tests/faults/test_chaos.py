@@ -17,12 +17,20 @@ import pytest_asyncio
 
 from service.broker import Broker
 from service.client import AsyncClient, image_data
-from service.schemas import BdhsRequest, JobStatus, Priority, RunSettings, SampleRequest
+from service.schemas import (
+    BdhsRequest,
+    FilteredPair,
+    JobStatus,
+    PairFilters,
+    Priority,
+    RunSettings,
+    SampleRequest,
+)
 from service.settings import Settings
 from tests.faults.processes import Stage
 from tests.servers import Server
 from tests.service.leaks import find_leaks
-from tests.service.samples import bdhs_result, claim_one, enqueue_bdhs, png
+from tests.service.samples import PAIRS, bdhs_result, claim_one, enqueue_bdhs, png
 from tests.waiting import until
 
 JOBS = int(os.environ.get("PREFSTREAM_CHAOS_JOBS", "1000"))
@@ -31,6 +39,12 @@ WORKERS = 3
 RUNS = ("r0", "r1")
 STEPS = ("claimed", "working", "finishing", "finished")
 LEASE_S = 1.5
+SETTINGS = RunSettings(
+    window=1_000_000,
+    keep=1_000_000,
+    similar="drop",
+    filters=PairFilters(finish_reasons=["stop"]),
+)
 DECK = Counter(
     {
         "kill worker": 8,
@@ -84,6 +98,7 @@ def request(number: int) -> SampleRequest | BdhsRequest:
         metadata["freeze"] = STEPS[number // 100 % 3]
     elif number % 20 == 11:
         metadata["ends"] = "failed" if number % 40 == 11 else "dead"
+    metadata["outcome"] = list(PAIRS)[max(0, number % 12 - 8)]
     fields = {
         "prompt": f"Job {number}",
         "run": RUNS[number % len(RUNS)],
@@ -93,7 +108,7 @@ def request(number: int) -> SampleRequest | BdhsRequest:
     if number % 5 == 0:
         return SampleRequest.model_validate(fields)
     image = image_data(png(size=(8 + number % 10, 8)))
-    return BdhsRequest.model_validate(fields | {"reference": "Red.", "images": [image]})
+    return BdhsRequest.model_validate(fields | {"reference": "A red square.", "images": [image]})
 
 
 async def feed(url: str, accepted: dict[int, str]) -> None:
@@ -169,7 +184,7 @@ async def test_nothing_is_lost_and_nothing_is_there_twice(stage: Stage) -> None:
     hurts: Counter[str] = Counter()
     async with AsyncClient(stage.url, retry_for_s=60) as client:
         for run in RUNS:
-            await client.put_run(run, RunSettings(window=1_000_000, keep=1_000_000))
+            await client.put_run(run, SETTINGS)
 
     hurting = asyncio.create_task(hurt(stage, hurts))
     feeding = asyncio.create_task(feed(stage.url, accepted))
@@ -211,11 +226,11 @@ async def _check(
         assert status == expected, f"job {number}"
 
     for index, run in enumerate(RUNS):
-        made = [
-            accepted[number]
-            for number in range(index, JOBS, len(RUNS))
-            if isinstance(request(number), BdhsRequest) and statuses[number] == "succeeded"
-        ]
+        made: dict[str, list[str]] = {outcome: [] for outcome in PAIRS}
+        for number in range(index, JOBS, len(RUNS)):
+            asked = request(number)
+            if isinstance(asked, BdhsRequest) and statuses[number] == "succeeded":
+                made[str(asked.metadata["outcome"])].append(accepted[number])
         log: list[str] = []
         cursor = None
         while page := await broker.runs.pairs(run, cursor, 500):
@@ -223,12 +238,25 @@ async def _check(
             cursor = page.cursor
             if not page.pairs:
                 break
-        assert sorted(log) == sorted(made), "every run's log has each pair exactly once"
+        assert sorted(log) == sorted(made["pair"]), "every run's log has each pair exactly once"
+        left_out = [filtered.pair.pair_id async for filtered in _left_out(broker, run)]
+        assert sorted(left_out) == sorted(made["similar"] + made["filtered"])
+        state = await broker.runs.get(run)
+        assert state is not None
+        assert state.outcomes == {outcome: len(ids) for outcome, ids in made.items()}
         if run == RUNS[0]:
-            await _acknowledged_once(broker, stage, run, made)
+            await _acknowledged_once(broker, stage, run, made["pair"])
     assert await find_leaks(broker) == []
     figures = await broker.stats()
     assert (sum(figures.queued.values()), figures.running, figures.retrying) == (0, 0, 0)
+
+
+async def _left_out(broker: Broker, run: str) -> AsyncIterator[FilteredPair]:
+    cursor = None
+    while (page := await broker.runs.filtered(run, cursor, 500)).pairs:
+        for pair in page.pairs:
+            yield pair
+        cursor = page.cursor
 
 
 async def _acknowledged_once(broker: Broker, stage: Stage, run: str, made: list[str]) -> None:

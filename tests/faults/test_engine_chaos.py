@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from service.broker import Broker
-from service.schemas import BdhsRequest, JobKind, JobStatus
+from service.schemas import BdhsRequest, JobStatus
 from service.settings import Settings
 from tests.faults.processes import Stage
 from tests.faults.stub_worker import reach
@@ -92,9 +92,7 @@ class Feeder:
             seed=number,
             run=f"r{number % 2}",
         )
-        job = await self._broker.jobs.enqueue(
-            JobKind.bdhs, request, idempotency_key=f"job {number}"
-        )
+        job = await self._broker.jobs.enqueue(request, idempotency_key=f"job {number}")
         self.ids.append(job.id)
 
     async def in_hands(self) -> dict[int, list[str]]:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from service.broker import Broker
-from service.schemas import JobKind, JobStatus
+from service.schemas import JobStatus
 from service.settings import Settings
 from tests.servers import Server
 from tests.worker import checkpoints
@@ -104,7 +104,7 @@ async def long_jobs(broker: Broker) -> list[str]:
     """Long enough to be caught in the middle of."""
     ref = await broker.images.put(png())
     make = bdhs(max_tokens=150, rho=0.0, run="r", max_iterations=3, similarity_threshold=-1.0)
-    return [(await broker.jobs.enqueue(JobKind.bdhs, make(ref))).id for _ in range(JOBS)]
+    return [(await broker.jobs.enqueue(make(ref))).id for _ in range(JOBS)]
 
 
 @pytest.mark.timeout(500)

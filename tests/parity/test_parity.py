@@ -167,9 +167,7 @@ async def sampled_row(
             for written in output.outputs
         ],
         seed=1,
-        annotation=Annotation(
-            annotator="self", judge="", judgements=[], outcome="pair", chosen=0, rejected=1
-        ),
+        annotation=Annotation(annotator="self", judge="", judgements=[], chosen=0, rejected=1),
     )
     claim = Claim("pair", "sample", request, 1, "w", None)
     inputs = engine.inputs

@@ -12,13 +12,22 @@ from service.schemas import (
     BdhsRequest,
     BdhsResult,
     Job,
-    JobKind,
+    Outcome,
     Pair,
     SampleRequest,
     SampleResult,
     WeightVersion,
     assistant_turn,
 )
+
+PAIRS: dict[str, dict[str, Any]] = {
+    "pair": {},
+    "same": {"rejected": [assistant_turn("A red square.")]},
+    "similar": {"similarity": 0.98},
+    "filtered": {"rejected_finish_reason": "length"},
+}
+"""Fields of a pair, by what comes of it in a run that drops what is similar and takes what ended by
+itself."""
 
 
 def png(colour: str = "red", size: tuple[int, int] = (8, 8)) -> bytes:
@@ -32,7 +41,7 @@ def sample_request(**fields: Any) -> SampleRequest:
 
 
 async def enqueue(broker: Broker, **fields: Any) -> Job:
-    return await broker.jobs.enqueue(JobKind.sample, sample_request(**fields))
+    return await broker.jobs.enqueue(sample_request(**fields))
 
 
 async def enqueue_bdhs(broker: Broker, **fields: Any) -> Job:
@@ -40,7 +49,7 @@ async def enqueue_bdhs(broker: Broker, **fields: Any) -> Job:
     request = BdhsRequest(
         **{"prompt": "What is this?", "reference": "A red square.", "images": [ref], **fields}
     )
-    return await broker.jobs.enqueue(JobKind.bdhs, request)
+    return await broker.jobs.enqueue(request)
 
 
 async def claim_one(broker: Broker, worker_id: str = "w1", block_s: float = 10) -> Claim:
@@ -52,26 +61,28 @@ def sample_result() -> SampleResult:
     return SampleResult(responses=[], seed=1)
 
 
-def bdhs_result(claim: Claim, version: int | None = 0) -> BdhsResult:
+def bdhs_result(claim: Claim, version: int | None = 0, **fields: Any) -> BdhsResult:
+    """`fields`: of its pair."""
     request = claim.request
     assert isinstance(request, BdhsRequest)
-    pair = Pair(
-        prompt=request.conversation,
-        images=request.images,
-        chosen=[assistant_turn(request.reference)],
-        rejected=[assistant_turn("A blue circle.")],
-        pair_id=claim.job_id,
-        run=request.run,
-        method="bdhs-attention",
-        chosen_version=None,
-        rejected_version=version,
-        rejected_spans=[],
-        similarity=0.5,
-        iterations=1,
-        seed=1,
-        created_at=datetime.now(UTC),
-    )
-    return BdhsResult(pairs=[pair], trace=None)
+    said: dict[str, Any] = {
+        "prompt": request.conversation,
+        "images": request.images,
+        "chosen": [assistant_turn(request.reference)],
+        "rejected": [assistant_turn("A blue circle.")],
+        "pair_id": claim.job_id,
+        "run": request.run,
+        "method": "bdhs-attention",
+        "chosen_version": None,
+        "rejected_version": version,
+        "rejected_spans": [],
+        "similarity": 0.5,
+        "iterations": 1,
+        "seed": 1,
+        "settings": request.settings,
+        "created_at": datetime.now(UTC),
+    }
+    return BdhsResult(outcome=Outcome.pair, pairs=[Pair(**said | fields)], trace=None)
 
 
 def weight_version(version: int) -> WeightVersion:

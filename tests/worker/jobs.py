@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from service.broker import Broker
-from service.schemas import BdhsRequest, Job, JobKind, JobRequest
+from service.schemas import BdhsRequest, Job, JobRequest
 from service.settings import Settings
 from worker.embedder import Embedder
 from worker.engine import Engine
@@ -40,8 +40,7 @@ def png(seed: int = 0) -> bytes:
 
 async def submit(broker: Broker, make: Callable[[str], JobRequest], seed: int = 0) -> str:
     request = make(await broker.images.put(png(seed)))
-    kind = JobKind.bdhs if isinstance(request, BdhsRequest) else JobKind.sample
-    return (await broker.jobs.enqueue(kind, request)).id
+    return (await broker.jobs.enqueue(request)).id
 
 
 def bdhs(**settings: object) -> Callable[[str], BdhsRequest]:

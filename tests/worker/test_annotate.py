@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,45 +13,26 @@ import pytest
 from service.broker import Broker
 from service.schemas import (
     Job,
-    JobKind,
     JobStatus,
     Message,
     SampleRequest,
     SampleResult,
+    View,
 )
 from service.settings import Settings
 from service.weight_store import WeightStore
 from tests.servers import Server, free_port
 from tests.worker.adapters import make_adapter
 from tests.worker.jobs import ended, working
-from tests.worker.preloaded import preloaded
+from tests.worker.test_scoring import logps_of
 from trainer.toy import CHECKPOINT
 from trainer.toy.dataset import Item, examples, png
 from trainer.toy.judge import score_caption
 from worker.annotators import prompt
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
-from worker.settings import WorkerSettings
 
 RUN = "r"
-
-
-@pytest.fixture(scope="module")
-async def toy() -> AsyncIterator[Engine]:
-    """The shipped policy."""
-    engine = Engine(
-        WorkerSettings(
-            model="toy",
-            dtype="float32",
-            enforce_eager=True,
-            gpu_memory_utilization=0.1,
-            max_lora_rank=16,
-        )
-    )
-    with preloaded():
-        await engine.start()
-    yield engine
-    engine.stop()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +58,7 @@ async def submit(broker: Broker, item: Item, annotator: str, **fields: object) -
         **fields,
     }
     request = SampleRequest.model_validate(body)
-    return (await broker.jobs.enqueue(JobKind.sample, request)).id
+    return (await broker.jobs.enqueue(request)).id
 
 
 def result_of(job: Job) -> SampleResult:
@@ -103,15 +85,16 @@ async def test_the_scene_checker_makes_true_pairs_and_ties_are_counted(
     made = [pair for result in results for pair in result.pairs]
     assert sorted(p.pair_id for p in log) == sorted(p.pair_id for p in made)
     assert run.pairs == len(made) > 0
-    assert run.ties == len(items) - len(made) == figures.runs[RUN].ties
-    assert run.unreadable == 0
+    assert run.outcomes == figures.runs[RUN].outcomes == Counter(r.outcome for r in results)
+    assert run.outcomes["pair"] == len(made)
+    assert set(run.outcomes) <= {"pair", "tie", "same"}
     for item, job_id, result in zip(items, ids, results, strict=True):
         annotation, pair = result.annotation, next(iter(result.pairs), None)
         assert annotation
         assert annotation.judge == "trainer.toy.annotator:by_scene"
         texts = [response.text for response in result.responses]
         if pair is None:
-            assert annotation.outcome == "tie"
+            assert result.outcome in ("tie", "same")
             continue
         assert (pair.pair_id, pair.method, pair.run) == (job_id, "online", RUN)
         assert (pair.chosen_version, pair.rejected_version) == (0, 0)
@@ -132,6 +115,24 @@ async def test_the_scene_checker_makes_true_pairs_and_ties_are_counted(
         assert pair.input_digest == toy.inputs.digest
         end = toy.inputs.renderer.tokenizer.eos_token_id
         assert (better.token_ids[-1] == end) == (better.finish_reason == "stop")
+
+
+async def test_logps_of_what_was_sampled_are_what_the_engine_said(
+    settings: Settings, toy: Engine, embedder: Embedder
+) -> None:
+    items = examples(8, kinds=("caption",), seed=6)
+    async with Broker.connect(settings) as broker, working(settings, toy, embedder):
+        ids = [await submit(broker, item, "toy", n=4, logps=True) for item in items]
+        results = [result_of(await ended(broker, job_id)) for job_id in ids]
+        pair = next(pair for result in results for pair in result.pairs)
+        again = await logps_of(broker, pair, views=[View(), View(rho=1)])
+    assert pair.chosen_logps == sum(pair.chosen_logprobs or ())
+    assert pair.rejected_logps == sum(pair.rejected_logprobs or ())
+    assert pair.logps_version == 0
+    assert [pair.chosen_logps, pair.rejected_logps] == pytest.approx(again[::2], abs=5e-3)
+    dependence = [whole - blind for whole, blind in zip(again[::2], again[1::2], strict=True)]
+    said = [pair.chosen_image_dependence, pair.rejected_image_dependence]
+    assert said == pytest.approx(dependence, abs=5e-3)
 
 
 async def test_the_policy_judges_itself_by_the_version_that_answered(
@@ -158,8 +159,8 @@ async def test_the_policy_judges_itself_by_the_version_that_answered(
     assert [r.oldest_version for r in result.responses] == [5, 5]
     assert len(annotation.judgements) == 2
     # This policy speaks of shapes whatever it is asked: nobody can read a verdict out of it.
-    assert (annotation.outcome, result.pairs) == ("unreadable", [])
-    assert (run.unreadable, run.ties, run.pairs) == (1, 0, 0)
+    assert (result.outcome, result.pairs) == ("unreadable", [])
+    assert (run.outcomes, run.pairs) == ({"unreadable": 1}, 0)
 
 
 async def _asked_again(
@@ -179,7 +180,7 @@ async def _asked_again(
         temperature=0,
         max_tokens=prompt.MAX_TOKENS,
     )
-    job = await broker.jobs.enqueue(JobKind.sample, request)
+    job = await broker.jobs.enqueue(request)
     return result_of(await ended(broker, job.id)).responses[0].text
 
 

@@ -15,7 +15,6 @@ from service.schemas import (
     BdhsResult,
     BdhsTrace,
     Job,
-    JobKind,
     JobRequest,
     JobStatus,
     Pair,
@@ -349,7 +348,7 @@ async def test_a_pair_is_made_again_on_the_weights_that_wrote_it(
 
         async def made_again(pair: Pair, trace: BdhsTrace) -> Job:
             again = replay.replay_request(pair, trace)
-            return await ended(broker, (await broker.jobs.enqueue(JobKind.bdhs, again)).id)
+            return await ended(broker, (await broker.jobs.enqueue(again)).id)
 
         async with working(settings, engine, embedder) as worker:
             made: list[BdhsResult] = []

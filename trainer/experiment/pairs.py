@@ -28,6 +28,7 @@ MAX_TOKENS = 96
 CORRUPTIONS: dict[Source, dict[str, Any]] = {
     "noise": {"corruption": "noise"},
     "povid": {"corruption": "noise", "guidance": "token"},
+    "answer": {"guidance": "answer", "rho": 1.0},
 }
 
 RANKINGS: dict[Source, dict[str, Any]] = {
@@ -47,7 +48,7 @@ class PairSetSummary:
 
     references: int
     pairs: int
-    """With two different sides; the others are left out."""
+    """Made of them; the others came out the same, or empty."""
     first: int
     """Of them, those that differed at the first iteration."""
     iterations: float
@@ -100,10 +101,10 @@ async def make(
     first, iterations = 0, 0
     for number, (item, result) in enumerate(zip(items, results, strict=True)):
         assert isinstance(result, BdhsResult)
-        [pair] = result.pairs
-        iterations += pair.iterations or 0
-        if pair.rejected == pair.chosen:
+        iterations += result.iterations or 0
+        if not result.pairs:
             continue
+        [pair] = result.pairs
         first += pair.iterations == 1
         name = f"{number}.png"
         (folder / name).write_bytes(png(item))

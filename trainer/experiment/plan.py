@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Source = Literal["bdhs", "noise", "povid", "own", "online-bdhs", "online-scene", "online-self"]
-"""Where a method's pairs come from. The first four are made by the base before training and kept in
+Source = Literal[
+    "bdhs", "noise", "povid", "answer", "own", "online-bdhs", "online-scene", "online-self"
+]
+"""Where a method's pairs come from. The first five are made by the base before training and kept in
 a file; the others are made by the policy as it is, while it trains.
 
-bdhs, noise, povid: the rejected sides of true answers. own: of the base's own captions, bias and
-all. online-scene, online-self: two samples, ranked by the scene or by the policy."""
+bdhs, noise, povid, answer: the rejected sides of true answers. own: of the base's own captions,
+bias and all. online-scene, online-self: two samples, ranked by the scene or by the policy."""
 
 ONLINE: frozenset[Source] = frozenset({"online-bdhs", "online-scene", "online-self"})
 
@@ -87,6 +89,7 @@ METHODS: dict[str, Method] = {
         Method("online-dpo-scene", "online-DPO + NLL, judged by the scene", "online-scene", NLL),
         Method("dpo-noise", "DPO + NLL, BDHS with noise", "noise", NLL),
         Method("dpo-povid", "DPO + NLL, POVID-style distortion", "povid", NLL),
+        Method("dpo-answer", "DPO + NLL, half the answer completed unseen", "answer", NLL),
         Method("online-dpo-self", "online-DPO + NLL, judged by itself", "online-self", NLL),
         Method(
             "mixed-dpo",

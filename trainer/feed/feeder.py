@@ -30,12 +30,13 @@ from service.schemas import (
     Job,
     JobStatus,
     Message,
+    Outcome,
     PairRequest,
     Run,
     RunSettings,
     SampleRequest,
-    SampleResult,
     TextPart,
+    outcome_of_texts,
     user_turn,
 )
 from trainer import data
@@ -139,9 +140,9 @@ class FeedStats:
     accepted: int = 0
     pairs: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    """Jobs that made no pair, by code."""
+    """What made no pair, by the job's outcome or its error's code."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """The first message of each code."""
+    """Of each, the first: which job or row, and why."""
     bad: int = 0
     """Rows that could not be used."""
     first_bad: str = ""
@@ -246,6 +247,11 @@ class Feeder:
 
     async def _send(self, example: Example, epoch: int) -> None:
         """Raises: InvalidRow."""
+        if self.plan.method == "offline":
+            outcome = outcome_of_texts(example.chosen, example.rejected or "")
+            if outcome is not Outcome.pair:
+                self.stats.fail(outcome, example.place)
+                return
         try:
             while True:
                 refs = [await self._stored(source) for source in example.images]
@@ -282,8 +288,12 @@ class Feeder:
         key, client = _sha256(json.dumps(content)), self._client
         if isinstance(request, PairRequest):
             pair = request.model_copy(update={"pair_id": key})
-            await self._retry(lambda: client.append(self.plan.run, pair))
-            self.stats.pairs += 1
+            appended = await self._retry(lambda: client.append(self.plan.run, pair))
+            if appended.outcome == Outcome.pair:
+                self.stats.pairs += 1
+            else:
+                reason = f"{example.place}, beyond {', '.join(appended.filters)}"
+                self.stats.fail(appended.outcome, reason)
             return
         if isinstance(request, BdhsRequest):
             job = await self._retry(lambda: client.bdhs(request, idempotency_key=key))
@@ -302,9 +312,8 @@ class Feeder:
                 self._count(job)
 
     def _count(self, job: Job) -> None:
-        if isinstance(job.result, SampleResult) and not job.result.pairs:
-            outcome = job.result.annotation.outcome if job.result.annotation else "no annotator"
-            self.stats.fail(outcome, f"job {job.id}")
+        if job.result is not None and not job.result.pairs:
+            self.stats.fail(job.result.outcome or "no annotator", f"job {job.id}")
         elif job.status == JobStatus.succeeded:
             self.stats.pairs += 1
         elif job.error is None:

@@ -42,7 +42,7 @@ class RowCollator:
         Raises: BadConversation.
         """
         [weight] = {row.weight for row in rows}  # rows come in blocks of one weight
-        answers = [row.answers(self._inputs.renderer) for row in rows]
+        answers = [self._inputs.renderer.pair_answers(row.pair) for row in rows]
         sides = [chosen for chosen, _ in answers] + [rejected for _, rejected in answers]
         tokens, pixels = self._images(rows)
         image_tokens = iter(tokens)

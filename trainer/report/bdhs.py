@@ -38,8 +38,9 @@ VARIANTS = (
     Variant("ρ_th 1", {"rho": 1.0}),
     Variant("noise 300", {"corruption": "noise", "noise_steps": 300}),
     Variant("noise 500", {"corruption": "noise", "noise_steps": 500}),
+    Variant("answer, ρ_th 1", {"guidance": "answer", "rho": 1.0}),
 )
-"""Those of the paper's figure."""
+"""Those of the paper's figure, and the completion of half the answer without the picture."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,17 @@ class VariantResults:
     """ε_s."""
     max_iterations: int
     results: list[BdhsResult]
+    references: list[str]
+    """What each was made of."""
 
     @property
     def similarities(self) -> list[list[float]]:
-        """For each pair, of each iteration that it took."""
+        """For each reference, of each iteration that it took."""
         return [[i.similarity for i in r.trace.iterations] for r in self.results if r.trace]
 
     @property
     def curve(self) -> list[float]:
-        """Share of pairs that differ in meaning by iteration 1, 2, … N."""
+        """Share of answers that differ in meaning by iteration 1, 2, … N."""
         taken = self.similarities
         return [
             sum(min(rounds[:number]) < self.threshold for rounds in taken) / len(taken)
@@ -81,7 +84,8 @@ class VariantResults:
         return {
             "variant": self.variant.name,
             "settings": self.variant.settings,
-            "pairs": len(taken),
+            "references": len(taken),
+            "pairs": sum(len(result.pairs) for result in self.results),
             "differ_by_iteration": self.curve,
             "iterations": sum(map(len, taken)) / len(taken),
             "median_similarity_of_the_first": first[len(first) // 2],
@@ -128,6 +132,7 @@ async def make(
         settings.get("similarity_threshold", asked["similarity_threshold"].default),
         settings.get("max_iterations", asked["max_iterations"].default),
         [results[number] for number in range(len(examples))],
+        [example.chosen for example in examples],
     )
 
 
@@ -140,7 +145,7 @@ async def show(client: AsyncClient, found: Sequence[VariantResults]) -> str:
             trace=result.trace,
         )
         for made in found
-        for result in made.results[:SHOWN]
+        for result in [result for result in made.results if result.pairs][:SHOWN]
         for pair in result.pairs
     ]
     summary = [(made.variant.name, f"{made.curve[0]:.1%} → {made.curve[-1]:.1%}") for made in found]
@@ -179,12 +184,12 @@ def responses(found: Sequence[VariantResults]) -> list[dict[str, Any]]:
         {
             "variant": made.variant.name,
             "iteration": number,
-            "reference": result.pairs[0].chosen[0].text,
+            "reference": reference,
             "text": iteration.text,
             "similarity": iteration.similarity,
         }
         for made in found
-        for result in made.results
+        for result, reference in zip(made.results, made.references, strict=True)
         if result.trace
         for number, iteration in enumerate(result.trace.iterations, start=1)
     ]

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markdown import Markdown
 
 from service import logs
 from service.client import AsyncClient, PrefstreamError
-from service.commands.console import fail, progress_bars
+from service.commands.console import DEFAULT_URL, Namespace, Url, fail, progress_bars
 from service.commands.local_stack import LocalStack, LocalStackError, free_port
 from trainer.data import FORMATS, TOY, Example, InvalidDataset, InvalidRow, read
 
@@ -21,11 +22,6 @@ console = Console(highlight=False)
 report = typer.Typer(
     no_args_is_help=True, help="What a policy's pairs look like, before anybody trains on them."
 )
-
-
-@report.callback()
-def _several() -> None:
-    """Keeps `bdhs` a command of its own, though it is the only one."""
 
 
 @report.command()
@@ -88,6 +84,40 @@ def bdhs(
     except KeyboardInterrupt:
         fail("Interrupted.")
     console.print(f"\nThe report: [bold]{out}[/bold] (bdhs.md, bdhs.png, examples.html)")
+
+
+@report.command()
+def pairs(
+    run: Annotated[str, typer.Option(help="The run.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for pairs.md and pairs.json, too.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(help="Pairs whose words are compared, at most; the oldest.", min=1)
+    ] = 10_000,
+    url: Url = DEFAULT_URL,
+    namespace: Namespace = None,
+) -> None:
+    """What came of a run's jobs, how its pairs' figures are spread, which words replace which."""
+    try:
+        asyncio.run(_pairs(url, namespace, run, limit, out))
+    except PrefstreamError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("Interrupted.")
+
+
+async def _pairs(url: str, namespace: str | None, run: str, limit: int, out: Path | None) -> None:
+    from trainer.report.pairs import collect, markdown, write
+
+    key = os.environ.get("PREFSTREAM_API_KEY")
+    async with AsyncClient(url, api_key=key, namespace=namespace, retry_for_s=10) as client:
+        with console.status("Reading pairs …"):
+            found = await collect(client, run, limit)
+    console.print(Markdown(markdown(found)))
+    if out is not None:
+        write(found, out)
+        console.print(f"The same: [bold]{out}[/bold] (pairs.md, pairs.json)")
 
 
 async def _run(

@@ -1,19 +1,25 @@
 """The pairs of a data set, as rows of an optimizer step: for training without, or beside, a run."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import overload
 
-from service.schemas import Pair
+import structlog
+
+from service.schemas import Outcome, Pair, outcome_of_texts, visible
 from trainer import data
 from trainer.data import Example, InvalidDataset
 from trainer.data.images import load_image
 from trainer.stream.rows import Row
 
+log = structlog.get_logger()
+
 
 class PairDataset(Sequence[Row]):
-    """All examples of a data set that `prefstream feed` reads, with two sides each.
+    """All examples of a data set that `prefstream feed` reads, with two sides each that differ and
+    say something; how many are not is logged.
 
     Texts and names are in memory; image files are read when a row is.
     """
@@ -30,11 +36,18 @@ class PairDataset(Sequence[Row]):
             raise InvalidDataset(
                 "the shapes world has no end, and no rejected sides; feed it into a run"
             )
-        self._examples = list(data.read(name, images=images))
+        self._examples: list[Example] = []
         self._created_at = datetime.now(UTC)
-        for example in self._examples:
+        outcomes: Counter[str] = Counter()
+        for example in data.read(name, images=images):
             if example.rejected is None and not chosen_alone:
                 raise data.InvalidRow(example.place, "has no rejected side, so it is no pair")
+            outcome = _outcome(example, chosen_alone)
+            outcomes[outcome] += 1
+            if outcome is Outcome.pair:
+                self._examples.append(example)
+        if len(outcomes) > 1:
+            log.warning("examples that are no preference are left out", data=name, **outcomes)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -62,3 +75,9 @@ class PairDataset(Sequence[Row]):
             created_at=self._created_at,
             metadata=example.metadata,
         )
+
+
+def _outcome(example: Example, chosen_alone: bool) -> Outcome:
+    if not chosen_alone:
+        return outcome_of_texts(example.chosen, example.rejected or "")
+    return Outcome.pair if visible(example.chosen) else Outcome.empty

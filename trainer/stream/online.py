@@ -84,7 +84,7 @@ class OnlineRows:
         try:
             images = [self._waiter.retry(lambda r=ref: self._image(r)) for ref in pair.images]
             row = Row(pair, images, staleness)
-            row.answers(self._inputs.renderer)
+            self._inputs.renderer.pair_answers(row.pair)
         except (ImageGone, BadConversation) as error:
             reason = error.problem.detail if isinstance(error, ImageGone) else str(error)
             log.warning("pair left out", pair=pair.pair_id, reason=reason)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.rendering import Answer, Renderer
 from service.schemas import Pair
 
 
@@ -19,23 +18,6 @@ class Row:
     """Of its loss, where the mean over an optimizer step's rows is 1."""
     rejected_images: list[bytes] | None = None
     """Those of the rejected side, if it shows others; as many as `images`."""
-
-    def answers(self, renderer: Renderer) -> tuple[Answer, Answer]:
-        """The chosen and the rejected side, in token ids. Raises: BadConversation."""
-        pair = self.pair
-        chosen = renderer.answer(
-            pair.prompt,
-            pair.chosen[-1].text,
-            token_ids=pair.chosen_token_ids,
-            ended=pair.chosen_finish_reason != "length",
-        )
-        rejected = renderer.answer(
-            pair.prompt,
-            pair.rejected[-1].text,
-            token_ids=pair.rejected_token_ids,
-            ended=pair.rejected_finish_reason != "length",
-        )
-        return chosen, rejected
 
 
 class RowSource(Protocol):

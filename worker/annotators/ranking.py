@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 from service.annotator import Case
-from service.schemas import Annotation, Judgement
+from service.schemas import Annotation, Judgement, Outcome, outcome_of_texts
 from worker.annotators.annotator import Annotator
 
 MAX_VERDICT_CHARACTERS = 2000
@@ -24,8 +24,8 @@ async def rank_responses(
     seed: int,
     name: str,
     judge: str,
-) -> Annotation:
-    """Compares every two responses.
+) -> tuple[Annotation, Outcome]:
+    """Compares every two responses that differ and say something; and what came of it.
 
     A comparison is won if the annotator decides alike in both orders; in one order, drawn from
     `seed`, if it decides at all. The pair is the won comparison whose sides lie furthest apart in
@@ -34,9 +34,12 @@ async def rank_responses(
     """
     rng = random.Random(seed)
     asked: list[tuple[int, int]] = []
+    undecidable: set[Outcome] = set()
     for a, b in combinations(range(len(responses)), 2):
-        if responses[a].strip() == responses[b].strip():
-            continue  # a tie, whoever judges
+        outcome = outcome_of_texts(responses[a], responses[b])
+        if outcome is not Outcome.pair:
+            undecidable.add(outcome)  # whoever judges
+            continue
         both = [(a, b), (b, a)]
         asked += both if orders == "both" else [rng.choice(both)]
 
@@ -54,15 +57,19 @@ async def rank_responses(
         score[better] += 1
         score[worse] -= 1
     pair = max(won, key=lambda two: score[two[0]] - score[two[1]], default=None)
-    readable = all(j.choice != "unreadable" for j in judgements)
-    return Annotation(
+    annotation = Annotation(
         annotator=name,
         judge=judge,
         judgements=judgements,
-        outcome="pair" if pair else "tie" if readable else "unreadable",
         chosen=pair[0] if pair else None,
         rejected=pair[1] if pair else None,
     )
+    if pair:
+        return annotation, Outcome.pair
+    if not asked:  # of responses that are the same, and others that are empty: the former
+        return annotation, min(undecidable, key=[Outcome.same, Outcome.empty].index)
+    readable = all(j.choice != "unreadable" for j in judgements)
+    return annotation, Outcome.tie if readable else Outcome.unreadable
 
 
 def _won(judgements: Sequence[Judgement]) -> list[tuple[int, int]]:

@@ -6,7 +6,8 @@ all at once; stop when the joined response is less similar to the reference than
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from random import Random
 
@@ -19,8 +20,7 @@ from service.schemas import (
     Span,
 )
 from worker.bdhs import cuts, sentences
-from worker.bdhs.corruption import ImageCorruption
-from worker.bdhs.mask import draw_mask
+from worker.bdhs.corruption import ImageCorruption, draw_corruption
 from worker.bdhs.policy import Completion, Policy
 
 Similarity = Callable[[str, str], Awaitable[float]]
@@ -31,6 +31,8 @@ Similarity = Callable[[str, str], Awaitable[float]]
 class RejectedResponse:
     """A rejected response and how it was made."""
 
+    guidance: str
+    """The request's."""
     text: str
     spans: list[Span]
     """What the policy wrote; the text outside is the reference's own, byte for byte."""
@@ -38,9 +40,10 @@ class RejectedResponse:
 
     @property
     def token_ids(self) -> list[int] | None:
-        """As they were sampled, if it was written freely, in one go; or else None."""
+        """Those that the policy wrote, as it sampled them, if it did so in one go; or else None."""
         taken = self.trace.iterations[-1]
-        return None if taken.guided else taken.sentences[-1].completion_token_ids
+        in_one_go = not taken.guided or self.guidance == "answer"
+        return taken.sentences[-1].completion_token_ids if in_one_go else None
 
     @property
     def finish_reason(self) -> str:
@@ -71,17 +74,23 @@ async def generate_rejected(
         rng = Random(f"{seed}/{number}")
         last = number == request.max_iterations
         corruptions = _draw_corruptions(request, rng, policy)
-        guided = request.guidance == "sentence" and not (last and number > 1)
-        if guided:
-            text, spans, traces = await _complete_sentences(request, rng, policy, corruptions)
-        elif request.guidance == "token":
-            text, spans, traces = await _predict_tokens(request, policy, corruptions)
-        else:
-            text, spans, traces = await _generate_freely(rng, policy, corruptions)
+        guidance = request.guidance
+        if guidance == "sentence" and last and number > 1:
+            guidance = "none"
+        match guidance:
+            case "sentence":
+                written = await _complete_sentences(request, rng, policy, corruptions)
+            case "answer":
+                written = await _complete_answer(request, rng, policy, corruptions)
+            case "token":
+                written = await _predict_tokens(request, policy, corruptions)
+            case "none":
+                written = await _generate_freely(rng, policy, corruptions)
+        text, spans, traces = written
         score = await similarity(text, request.reference)
         iterations.append(
             IterationTrace(
-                guided=guided or request.guidance == "token",
+                guided=guidance != "none",
                 images=[
                     CorruptionTrace(
                         kept=list(corruption.kept),
@@ -97,25 +106,22 @@ async def generate_rejected(
         )
         if last or score < request.similarity_threshold:
             trace = BdhsTrace(images=policy.images, iterations=iterations)
-            return RejectedResponse(text, spans, trace)
+            return RejectedResponse(request.guidance, text, spans, trace)
 
 
 def _draw_corruptions(request: BdhsRequest, rng: Random, policy: Policy) -> list[ImageCorruption]:
     """Of each image, which of its tokens stay, and which noise."""
     return [
-        _draw_corruption(request, rng, image.tokens)
+        draw_corruption(
+            rng,
+            image.tokens,
+            rho=request.rho if request.hides_tokens else 0.0,
+            noise_steps=request.noise_steps if request.adds_noise else 0,
+        )
         if request.corrupt_images is None or index in request.corrupt_images
         else ImageCorruption(range(image.tokens))
         for index, image in enumerate(policy.images)
     ]
-
-
-def _draw_corruption(request: BdhsRequest, rng: Random, image_tokens: int) -> ImageCorruption:
-    rho = request.rho if request.hides_tokens else 0.0
-    kept = draw_mask(image_tokens, rho, rng)
-    if not request.adds_noise:
-        return ImageCorruption(kept)
-    return ImageCorruption(kept, noise_steps=request.noise_steps, noise_seed=rng.getrandbits(62))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +201,30 @@ def _join(
             spans.append(Span(start=start, end=start + len(word)))
         spans.append(Span(start=start + len(given), end=len(text)))
     return text + reference[copied:], spans
+
+
+async def _complete_answer(
+    request: BdhsRequest, rng: Random, policy: Policy, corruptions: list[ImageCorruption]
+) -> tuple[str, list[Span], list[SentenceTrace]]:
+    """The reference up to one cut, and all the rest anew."""
+    reference = request.reference
+    cut = answer_cut(reference, request.start_ratio, policy.token_ends(reference))
+    seed = rng.getrandbits(62)
+    completion = await policy.complete(
+        reference, cut, corruptions=corruptions, seed=seed, sentence_end=None
+    )
+    prefix = reference[:cut]
+    text = (prefix + completion.text).rstrip()
+    spans = [Span(start=min(cut, len(text)), end=len(text))]
+    return text, spans, [_trace(completion, seed, prefix=prefix)]
+
+
+def answer_cut(reference: str, start_ratio: float, token_ends: Collection[int]) -> int:
+    """Characters of the reference that are given: up to the word end that is nearest to this share
+    of its tokens, the earlier of two. Something is left to complete."""
+    ends = sorted(token_ends)
+    points = [p for p in cuts.cut_points(reference) if p == 0 or p in token_ends]
+    return min(points, key=lambda p: abs(bisect_right(ends, p) - start_ratio * len(ends)))
 
 
 async def _generate_freely(

@@ -2,13 +2,12 @@
 
 import re
 
+from service.words import SPACELESS
+
 YES_NO = re.compile(r"\s*(Yes|yes|No|no)\b")
 """The paper's pattern, read with a word boundary: "Nobody" and "Note" are no answers."""
 
 COUNTERPART = {"Yes": "No", "No": "Yes", "yes": "no", "no": "yes"}
-
-SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Kana and Han: written without spaces, so every character counts as a word."""
 
 WORD = re.compile(rf"[{SPACELESS}]|[^\s{SPACELESS}]+")
 

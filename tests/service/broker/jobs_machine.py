@@ -2,6 +2,7 @@
 and compares what they answer."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,10 +19,17 @@ from hypothesis.stateful import (
 
 from service.broker import Broker, Claim, WindowFull
 from service.broker.scripts import Script
-from service.schemas import ENDED, JobError, JobStatus, Priority, RunSettings
+from service.schemas import (
+    ENDED,
+    JobError,
+    JobStatus,
+    PairFilters,
+    Priority,
+    RunSettings,
+)
 from service.settings import Settings
 from tests.servers import Server
-from tests.service.samples import bdhs_result, enqueue_bdhs, twice
+from tests.service.samples import PAIRS, bdhs_result, enqueue_bdhs, twice
 
 T = TypeVar("T")
 OOPS = JobError(code="oops", message="It broke.")
@@ -51,6 +59,7 @@ class ModelJob:
     attempt: int = 0
     free: int = 0
     """Attempts that do not count."""
+    outcome: str | None = None
 
 
 @dataclass
@@ -68,6 +77,9 @@ class ModelRun:
     log: list[tuple[str, int | None]] = field(default_factory=list)
     """Id and version of each pair; those of data sets have none."""
     groups: dict[str, ModelGroup] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    left_out: list[str] = field(default_factory=list)
+    """Ids of pairs that it keeps apart."""
 
 
 class JobsMachine(RuleBasedStateMachine):
@@ -116,7 +128,13 @@ class JobsMachine(RuleBasedStateMachine):
             setattr(connection, name, call)
 
     def make_run(self, run: str) -> None:
-        bound = RunSettings(window=WINDOW, max_staleness=1, keep=1_000_000)
+        bound = RunSettings(
+            window=WINDOW,
+            max_staleness=1,
+            keep=1_000_000,
+            similar="drop",
+            filters=PairFilters(finish_reasons=["stop"]),
+        )
         self.wait(self.broker.runs.put(run, bound))
 
     # --- jobs ---
@@ -171,17 +189,22 @@ class JobsMachine(RuleBasedStateMachine):
     def spent(self, job: ModelJob) -> bool:
         return job.attempt - job.free >= MAX_ATTEMPTS
 
-    @rule(claim=claims, age=st.integers(0, 3))
-    def finish(self, claim: Claim, age: int) -> None:
+    @rule(claim=claims, age=st.integers(0, 3), outcome=st.sampled_from(list(PAIRS)))
+    def finish(self, claim: Claim, age: int, outcome: str = "pair") -> None:
         version = max(0, self.version - age)
         job, mine = self.model[claim.job_id], self.owns(claim)
         again = job.status == JobStatus.succeeded and job.attempt == claim.attempt
-        assert self.wait(self.broker.claims.finish(claim, bdhs_result(claim, version))) == (
-            mine or again
-        )
+        result = bdhs_result(claim, version, **PAIRS[outcome])
+        assert self.wait(self.broker.claims.finish(claim, result)) == (mine or again)
         if mine:
             job.status = JobStatus.succeeded
-            self.runs[job.run].log.append((job.id, version))
+            job.outcome = outcome
+            run = self.runs[job.run]
+            run.outcomes[outcome] += 1
+            if outcome == "pair":
+                run.log.append((job.id, version))
+            elif outcome != "same":
+                run.left_out.append(job.id)
 
     @rule(claim=claims)
     def fail(self, claim: Claim) -> None:

@@ -12,7 +12,7 @@ from service.broker import (
     QueueFull,
     WindowFull,
 )
-from service.schemas import JobError, JobKind, JobStatus, Priority, RunSettings
+from service.schemas import JobError, JobStatus, Priority, RunSettings
 from service.settings import Settings
 from tests.service.samples import (
     bdhs_result,
@@ -254,20 +254,18 @@ async def _followed_run(broker: Broker, job_id: str) -> AsyncIterator[object]:
 
 async def test_the_same_idempotency_key_is_the_same_job(broker: Broker) -> None:
     request = sample_request()
-    first = await broker.jobs.enqueue(JobKind.sample, request, idempotency_key="k")
-    again = await broker.jobs.enqueue(JobKind.sample, request, idempotency_key="k")
+    first = await broker.jobs.enqueue(request, idempotency_key="k")
+    again = await broker.jobs.enqueue(request, idempotency_key="k")
     assert again == first
     assert len(await broker.claims.claim("w1", 10, block_s=0)) == 1
     with pytest.raises(IdempotencyConflict, match=first.id):
-        await broker.jobs.enqueue(
-            JobKind.sample, sample_request(prompt="Other"), idempotency_key="k"
-        )
+        await broker.jobs.enqueue(sample_request(prompt="Other"), idempotency_key="k")
 
 
 async def test_enqueue_said_twice_at_once_is_one_job(broker: Broker) -> None:
     request = sample_request()
     jobs = await asyncio.gather(
-        *(broker.jobs.enqueue(JobKind.sample, request, idempotency_key="k") for _ in range(20))
+        *(broker.jobs.enqueue(request, idempotency_key="k") for _ in range(20))
     )
     assert len({job.id for job in jobs}) == 1
 

@@ -63,6 +63,7 @@ class BrokerMachine(JobsMachine):
         assert appended.repeated == (entry in log)
         if not appended.repeated:
             log.append(entry)
+            self.runs[run].outcomes["pair"] += 1
 
     @rule()
     def announce(self) -> None:
@@ -162,12 +163,16 @@ class BrokerMachine(JobsMachine):
             seen = await self.broker.jobs.get(job.id)
             assert seen is not None
             assert (seen.status, seen.attempt) == (job.status, job.attempt)
+            assert (seen.result and seen.result.outcome) == job.outcome
         for name, run in self.runs.items():
             page = await self.broker.runs.pairs(name, None, 1000)
             assert [pair.pair_id for pair in page.pairs] == [job for job, _ in run.log]
             state = await self.broker.runs.get(name)
             assert state is not None
             assert (state.pairs, state.open_jobs) == (len(run.log), self.open_jobs(name))
+            assert state.outcomes == run.outcomes
+            filtered = await self.broker.runs.filtered(name, None, 1000)
+            assert [left_out.pair.pair_id for left_out in filtered.pairs] == run.left_out
             groups = {group.name: group for group in state.groups}
             assert set(groups) == set(run.groups)
             for group, model in run.groups.items():

@@ -1,14 +1,11 @@
 """Online pairs, both of whose sides the policy wrote: staleness is that of the older side."""
 
 from datetime import UTC, datetime
-from typing import Literal
 
 import pytest
 
 from service.broker import Broker
 from service.schemas import (
-    Annotation,
-    JobKind,
     LeaseRequest,
     Pair,
     RunSettings,
@@ -23,7 +20,7 @@ RANKED = SampleRequest(prompt="?", n=2, annotator="self", run="r")
 
 async def online(broker: Broker, chosen: int | None, rejected: int | None) -> str:
     """A pair whose sides are of these versions."""
-    await broker.jobs.enqueue(JobKind.sample, RANKED)
+    await broker.jobs.enqueue(RANKED)
     claim = await claim_one(broker)
     pair = Pair(
         prompt=RANKED.conversation,
@@ -83,25 +80,18 @@ async def test_stale_ones_are_delivered_and_marked_if_the_run_says_so(broker: Br
     assert [(d.staleness, d.stale) for d in again.deliveries] == [(4, True), (3, True), (1, False)]
 
 
-@pytest.mark.parametrize("outcome", ["tie", "unreadable"])
-async def test_what_made_no_pair_is_counted(
-    broker: Broker, outcome: Literal["tie", "unreadable"]
-) -> None:
-    annotation = Annotation(
-        annotator="self", judge="", judgements=[], outcome=outcome, chosen=None, rejected=None
-    )
+@pytest.mark.parametrize("outcome", ["tie", "unreadable", "same", "empty"])
+async def test_what_made_no_pair_is_counted(broker: Broker, outcome: str) -> None:
     for _ in range(2):
-        await broker.jobs.enqueue(JobKind.sample, RANKED)
-        result = SampleResult(responses=[], seed=1, annotation=annotation)
+        await broker.jobs.enqueue(RANKED)
+        result = SampleResult(responses=[], seed=1, outcome=outcome)
         claim = await claim_one(broker)
         assert await broker.claims.finish(claim, result)
         assert await broker.claims.finish(claim, result)  # the call again, its answer was lost
     run = await broker.runs.get("r")
     assert run
-    ties = 2 if outcome == "tie" else 0
-    assert (run.pairs, run.ties, run.unreadable, run.open_jobs) == (0, ties, 2 - ties, 0)
-    counted = (await broker.stats()).runs["r"]
-    assert (counted.ties, counted.unreadable) == (ties, 2 - ties)
+    assert (run.pairs, run.outcomes, run.open_jobs) == (0, {outcome: 2}, 0)
+    assert (await broker.stats()).runs["r"].outcomes == {outcome: 2}
 
 
 async def test_a_ranking_needs_responses_to_rank() -> None:

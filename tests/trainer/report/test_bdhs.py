@@ -61,7 +61,8 @@ def result(*similarities: float) -> BdhsResult:
 @pytest.fixture
 def made() -> VariantResults:
     results = [result(0.5), result(0.99, 0.9), result(0.98, 0.97, 1.0), result(0.99, 0.98, 0.3)]
-    return VariantResults(Variant("ρ_th 0.99", {"rho": 0.99}), 0.97, 3, results)
+    references = ["A red circle."] * len(results)
+    return VariantResults(Variant("ρ_th 0.99", {"rho": 0.99}), 0.97, 3, results, references)
 
 
 def test_the_curve_is_the_share_that_differed_by_then(made: VariantResults) -> None:
@@ -71,7 +72,7 @@ def test_the_curve_is_the_share_that_differed_by_then(made: VariantResults) -> N
 def test_the_row_says_what_it_took(made: VariantResults) -> None:
     assert made.row["iterations"] == (1 + 2 + 3 + 3) / 4
     assert made.row["tokens_kept"] == 2.0
-    assert made.row["pairs"] == 4
+    assert made.row["references"] == made.row["pairs"] == 4
 
 
 def test_the_table_has_a_line_for_each_variant(made: VariantResults) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from service.schemas import BdhsRequest
 from tests.worker.bdhs.scripted import ScriptedPolicy
-from worker.bdhs.algorithm import RejectedResponse, generate_rejected
+from worker.bdhs.algorithm import RejectedResponse, answer_cut, generate_rejected
 from worker.bdhs.sentences import split
 
 REFERENCE = "Yes, there is a dog. It sleeps on a red sofa.  A lamp stands behind it."
@@ -231,6 +231,33 @@ async def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=reason):
         await run(parrot(), **settings)
+
+
+async def test_answer_guidance_goes_on_after_one_cut_of_the_whole_reference() -> None:
+    policy = ScriptedPolicy(lambda given: " and so on. To the end. ")
+    rejected = await run(policy, (0.99, 0.99, 0.5), guidance="answer", start_ratio=0.4)
+    given = "Yes, there is a dog. It sleeps"  # 30 of 71 characters, of which each is a token here
+    assert [asked.given for asked in policy.asked] == [given] * 3
+    assert {asked.answer for asked in policy.asked} == {REFERENCE}
+    assert not any(asked.guided for asked in policy.asked), "no end of a sentence stops it"
+    assert len({asked.seed for asked in policy.asked}) == 3
+    assert rejected.text == given + " and so on. To the end."
+    assert [(span.start, span.end) for span in rejected.spans] == [(30, len(rejected.text))]
+    assert [step.guided for step in rejected.trace.iterations] == [True] * 3
+
+
+@given(
+    reference=st.text(st.sampled_from("ab. ,\n红!"), min_size=1, max_size=60).filter(str.strip),
+    ratio=st.floats(0, 1, exclude_max=True),
+    every=st.integers(1, 4),
+)
+def test_an_answer_is_cut_near_the_share_and_something_is_left(
+    reference: str, ratio: float, every: int
+) -> None:
+    ends = {*range(every, len(reference), every), len(reference)}
+    cut = answer_cut(reference, ratio, ends)
+    assert cut == 0 or (cut in ends and reference[cut:].strip())
+    assert cut == 0 or not reference[cut - 1].isspace()
 
 
 async def test_a_completion_joins_with_the_references_own_white_space() -> None:

@@ -1,5 +1,5 @@
--- ARGV: job_id, fence, result, unpaired, epoch, run_settings, pair_fields...
--- include: append_pair.lua
+-- ARGV: job_id, fence, result, outcome, epoch, run_settings, pair_fields...
+-- include: offer_pair.lua
 
 if not is_current(job_id, fence) then
   -- True for this very call again (its reply was lost), false for a late finisher.
@@ -7,16 +7,20 @@ if not is_current(job_id, fence) then
   return state[1] == 'succeeded' and state[2] == fence and 1 or 0
 end
 local run = redis.call('HGET', job_key(job_id), 'run')
-if run and #pair_fields > 0 then
+if run and outcome ~= '' then
   make_run(run, epoch, run_settings)
-  for i = 1, #pair_fields, 4 do  -- its JSON, the images it names, its oldest version, its nonce
-    append_pair(run, pair_fields[i], pair_fields[i + 1], pair_fields[i + 2], pair_fields[i + 3])
+  local left_out, appended = {}, false
+  for i = 1, #pair_fields, 5 do  -- JSON, images it names, its oldest version, its nonce, its figures
+    outcome = offer_pair(run, unpack(pair_fields, i, i + 4))
+    if outcome == 'pair' then appended = true else left_out[#left_out + 1] = (i - 1) / 5 end
   end
-elseif run and unpaired ~= '' then
-  make_run(run, epoch, run_settings)
-  redis.call('HINCRBY', run_key(run), unpaired, 1)
+  if appended then outcome = 'pair' end
+  if #left_out > 0 then
+    redis.call('HSET', job_key(job_id), 'left_out', table.concat(left_out, ' '))
+  end
+  count_outcome(run, outcome)
 end
-redis.call('HSET', job_key(job_id), 'result', result)
+redis.call('HSET', job_key(job_id), 'result', result, 'outcome', outcome)
 redis.call('HDEL', job_key(job_id), 'error')
 end_job(job_id, 'succeeded')
 return 1

@@ -18,7 +18,7 @@ if open > 0 then
   if open > limit then return {'more'} end
 end
 for _, group in ipairs(groups) do delete_group(run, group) end
-redis.call('UNLINK', key, key .. ':log', key .. ':groups')
+redis.call('UNLINK', key, key .. ':log', key .. ':groups', key .. ':filtered', key .. ':figures')
 redis.call('SREM', NS .. ':runs', run)
 notify('run:' .. run)
 return {'deleted'}

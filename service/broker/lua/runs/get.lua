@@ -12,5 +12,5 @@ for _, group in ipairs(redis.call('SMEMBERS', key .. ':groups')) do
     redis.call('HMGET', g, 'acknowledged', 'stale', 'missed', 'redelivered')}
 end
 local oldest = redis.call('ZRANGE', key .. ':open', 0, 0, 'WITHSCORES')[2] or ''
-return {redis.call('HGETALL', key), redis.call('ZCARD', key .. ':open'),
+return {redis.call('HGETALL', key), redis.call('HGETALL', key .. ':figures'), redis.call('ZCARD', key .. ':open'),
   redis.call('SCARD', key .. ':running'), oldest, groups}

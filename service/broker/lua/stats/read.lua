@@ -23,9 +23,8 @@ for _, lane in ipairs(all_lanes()) do
 end
 local runs, groups = {}, {}
 for _, run in ipairs(redis.call('SMEMBERS', NS .. ':runs')) do
-  local counts = redis.call('HMGET', run_key(run), 'pairs', 'ties', 'unreadable')
-  runs[#runs + 1] = {run, counts[1], redis.call('ZCARD', run_key(run) .. ':open'),
-    counts[2] or 0, counts[3] or 0}
+  runs[#runs + 1] = {run, redis.call('ZCARD', run_key(run) .. ':open'),
+    redis.call('HGETALL', run_key(run))}
   for _, group in ipairs(redis.call('SMEMBERS', run_key(run) .. ':groups')) do
     local state = redis.call('HMGET', group_key(run, group), 'acknowledged', 'stale', 'lag', 'aged')
     groups[#groups + 1] = {run, group, count_waiting(run, group), state[1] or 0, state[2] or 0,
