@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.worker import checkpoints, vision_tower
-from tests.worker.preloaded import preloaded
+from tests.worker.toy_engine import toy_engine
 from worker.engine import Engine
 from worker.settings import WorkerSettings
 
@@ -39,16 +39,5 @@ async def engine(
 @pytest.fixture(scope="session")
 async def toy() -> AsyncIterator[Engine]:
     """The shipped policy, which writes sentences."""
-    engine = Engine(
-        WorkerSettings(
-            model="toy",
-            dtype="float32",
-            enforce_eager=True,
-            gpu_memory_utilization=0.1,
-            max_lora_rank=16,
-        )
-    )
-    with preloaded():
-        await engine.start()
-    yield engine
-    engine.stop()
+    async with toy_engine() as engine:
+        yield engine

@@ -16,30 +16,18 @@ from tests.service.http import served
 from tests.waiting import until
 from tests.worker.adapters import make_adapter
 from tests.worker.jobs import bdhs, ended, png, submit, working
-from tests.worker.preloaded import preloaded
+from tests.worker.toy_engine import toy_engine
 from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.monitoring import serve_monitoring
-from worker.settings import WorkerSettings
 
 
 @pytest.fixture(scope="module")
 async def engine() -> AsyncIterator[Engine]:
     """An engine of these tests' own: vLLM tells the figures of the one that was started last in a
     process, and takes back those of the others."""
-    engine = Engine(
-        WorkerSettings(
-            model="toy",
-            dtype="float32",
-            enforce_eager=True,
-            gpu_memory_utilization=0.1,
-            max_lora_rank=16,
-        )
-    )
-    with preloaded():
-        await engine.start()
-    yield engine
-    engine.stop()
+    async with toy_engine() as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
