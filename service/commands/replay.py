@@ -16,6 +16,7 @@ from service.schemas import (
     IterationTrace,
     Job,
     Message,
+    Outcome,
     Pair,
 )
 
@@ -99,6 +100,8 @@ def differences(pair: Pair, trace: BdhsTrace | None, now: BdhsResult) -> list[tu
         if before != after:
             found.append((what, str(before), str(after)))
 
+    if not now.pairs:
+        return [("outcome", Outcome.pair, str(now.outcome))]
     [pair_now] = now.pairs
     if pair.input_digest is not None:
         compare("inputs", pair.input_digest, pair_now.input_digest)
@@ -130,6 +133,8 @@ def _find(client: Client, pair_id: str, run: str | None) -> tuple[Pair, BdhsTrac
     except JobNotFound:
         job = None
     if job is not None and isinstance(job.result, BdhsResult):
+        if not job.result.pairs:
+            fail(f"Job {pair_id} made no pair: its outcome is {job.result.outcome}.")
         return job.result.pairs[0], job.result.trace
     if run is None:
         fail(

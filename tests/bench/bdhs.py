@@ -90,23 +90,29 @@ async def through_service(url: str, requests: Sequence[BdhsRequest]) -> list[Bdh
         return list(await asyncio.gather(*map(one, requests)))
 
 
-async def embed(embedder: Embedder, results: Sequence[BdhsResult]) -> None:
+async def embed(
+    embedder: Embedder, requests: Sequence[BdhsRequest], results: Sequence[BdhsResult]
+) -> None:
     """What the service compared, in the largest batches, as if none of it had been seen."""
     embedder._cache.clear()
     await asyncio.gather(
         *(
-            embedder.similarity(iteration.text, result.pairs[0].chosen[0].text)
-            for result in results
+            embedder.similarity(iteration.text, request.reference)
+            for request, result in zip(requests, results, strict=True)
             for iteration in (result.trace.iterations if result.trace else ())
         )
     )
 
 
 async def together(
-    raw: RawVllm, work: Sequence[Work], embedder: Embedder, results: Sequence[BdhsResult]
+    raw: RawVllm,
+    work: Sequence[Work],
+    embedder: Embedder,
+    requests: Sequence[BdhsRequest],
+    results: Sequence[BdhsResult],
 ) -> None:
     """Neither waits for the other, and each has all of its work from the start."""
-    await asyncio.gather(raw.run(work), embed(embedder, results))
+    await asyncio.gather(raw.run(work), embed(embedder, requests, results))
 
 
 async def timed(call) -> tuple[float, object]:  # type: ignore[no-untyped-def]
@@ -140,11 +146,13 @@ def rivals(work: Geometry, pairs: int, slow_pairs: int, batches: tuple[int, int]
             took, results = loop.run_until_complete(timed(through_service(url, requests)))
             done = work_of(requests, results, slow.image_token, slow.token_before)
             torch.set_num_threads(1)  # as beside an engine
-            embedding, _ = loop.run_until_complete(timed(embed(embedder, results)))
+            embedding, _ = loop.run_until_complete(timed(embed(embedder, requests, results)))
             alone, _ = loop.run_until_complete(timed(raw.run(done)))
             # Under other names, because vLLM has computed these images.
             anew = [replace(item, ref=f"again {item.ref}") for item in done]
-            both, _ = loop.run_until_complete(timed(together(raw, anew, embedder, results)))
+            both, _ = loop.run_until_complete(
+                timed(together(raw, anew, embedder, requests, results))
+            )
             torch.set_num_threads(work.threads or threads)
             if turn == 0:
                 continue  # warms up

@@ -7,6 +7,7 @@ compares or draws again: all of it is known to them, so all sentences of all pai
 
 import asyncio
 import base64
+import hashlib
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
@@ -36,8 +37,11 @@ class Work:
     ref: str
     prompt: list[int]
     """With one placeholder for the image; none where nothing of it is sent."""
-    kept: list[int]
+    kept: list[int] | None
+    """Image tokens that are seen; null: all."""
     tokens: int
+    scored: bool = False
+    """It is a whole answer, of which each token's log-probability is asked for."""
 
 
 def work_of(
@@ -54,7 +58,9 @@ def work_of(
     """
     work: list[Work] = []
     for pair, (request, result) in enumerate(zip(requests, results, strict=True)):
-        image = Image.open(BytesIO(base64.b64decode(request.images[0]))).convert("RGB")
+        encoded = base64.b64decode(request.images[0])
+        image = Image.open(BytesIO(encoded)).convert("RGB")
+        ref = f"sha256:{hashlib.sha256(encoded).hexdigest()}"
         assert result.trace is not None
         for iteration in result.trace.iterations:
             for sentence in iteration.sentences:
@@ -72,7 +78,7 @@ def work_of(
                     Work(
                         pair,
                         image,
-                        result.pairs[0].images[0],
+                        ref,
                         prompt,
                         iteration.images[0].kept,
                         len(sentence.completion_token_ids),
@@ -101,10 +107,12 @@ class RawVllm:
             max_tokens=item.tokens,
             ignore_eos=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            prompt_logprobs=0 if item.scored else None,
         )
         prompt: dict[str, Any] = {"prompt_token_ids": item.prompt}
-        if item.kept or self.sends_hidden:
-            request = ImageRequest(item.ref, tuple(item.kept))
+        if item.kept or item.kept is None or self.sends_hidden:
+            kept = None if item.kept is None else tuple(item.kept)
+            request = ImageRequest(item.ref, kept)
             prompt["multi_modal_data"] = {"image": [item.image]}
             prompt["multi_modal_uuids"] = {"image": [item.ref]}
             prompt["mm_processor_kwargs"] = {IMAGE_REQUESTS: [request]}

@@ -105,6 +105,11 @@ def test_the_same_has_no_differences() -> None:
     assert differences(pair(), None, now) == []
 
 
+def test_that_no_pair_comes_of_it_is_a_difference() -> None:
+    now = BdhsResult(outcome="same", pairs=[], trace=trace(3))
+    assert differences(pair(), trace(3), now) == [("outcome", "pair", "same")]
+
+
 def test_every_difference_is_shown() -> None:
     now = BdhsResult(
         pairs=[
