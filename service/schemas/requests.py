@@ -370,4 +370,5 @@ BDHS_SETTINGS = set(BdhsRequest.model_fields) - {
 SAMPLE_SETTINGS = set(SampleRequest.model_fields) - {
     *("prompt", "messages", "images", "seed", "weight_version"),
     *("run", "priority", "deadline_s", "metadata", "logprobs", "logps", "ref_logps"),
+    "continue_final_message",
 }

@@ -1,5 +1,6 @@
 """What comes of many jobs, posted from outside: nothing that is no preference reaches a run."""
 
+import random
 from collections import Counter
 from itertools import product
 from typing import Any
@@ -96,8 +97,7 @@ async def test_what_is_no_preference_reaches_no_run_and_every_job_says_what_came
                     )
                     for number, ((item, text), (way, run)) in enumerate(ways)
                 ]
-                # Of all ways and texts alike, however many fit.
-                requests = requests[:: len(requests) // JOBS][:JOBS]
+                requests = random.Random(0).sample(requests, JOBS)
                 results: dict[int, BdhsResult] = {}
                 async for number, job in client.map(requests, in_flight=64):
                     assert isinstance(job.result, BdhsResult), job.error
@@ -119,8 +119,8 @@ async def test_what_is_no_preference_reaches_no_run_and_every_job_says_what_came
             chosen, rejected = pair.chosen[0].text, pair.rejected[0].text
             assert outcome_of_texts(chosen, rejected) is Outcome.pair
     assert sum(sum(of_run.outcomes.values()) for of_run in runs.values()) == JOBS
-    assert set(runs["as-in-the-paper"].outcomes) == {"pair", "same"}
-    assert set(runs["strict"].outcomes) == {"pair", "same", "similar", "filtered"}
+    assert set(runs["as-in-the-paper"].outcomes) - {"empty"} == {"pair", "same"}
+    assert set(runs["strict"].outcomes) - {"empty"} == {"pair", "same", "similar", "filtered"}
     assert len(left_out) == sum(runs["strict"].outcomes[o] for o in ("similar", "filtered"))
     for pair in pairs["strict"]:
         assert pair.rejected_tokens is not None

@@ -81,7 +81,7 @@ def test_settings_are_all_that_shapes_a_pair() -> None:
     assert set(REQUEST.settings) == {
         *("temperature", "top_p", "top_k", "min_p", "max_tokens"),
         *("corruption", "guidance", "rho", "noise_steps", "max_iterations"),
-        *("similarity_threshold", "swap_yes_no", "corrupt_images"),
+        *("similarity_threshold", "swap_yes_no", "corrupt_images", "start_ratio"),
     }
 
 
