@@ -1,10 +1,10 @@
 """What it costs that pairs say how likely their sides are.
 
-    python -m tests.bench.scored [sample|bdhs …]
+    python -m tests.bench.scored [toy|sample|bdhs …]
 
-`sample`: ranked pairs of POST /sample with `logps` beside the same ones without, in turns. `bdhs`:
-scored pairs of POST /bdhs beside raw vLLM on the same token work, the scoring included, and beside
-the same pairs unscored.
+`toy`, `sample`: ranked pairs of POST /sample with `logps` beside such without, in turns, of the toy
+and at the real geometry. `bdhs`: scored pairs of POST /bdhs beside raw vLLM on the same token work,
+the scoring included, and beside the same pairs unscored.
 """
 
 import asyncio
@@ -25,36 +25,37 @@ from rich.table import Table
 
 from service.checkpoints.input_processor import load_input_processor
 from service.checkpoints.settings import InputSettings
-from service.client import AsyncClient, image_data
+from service.client import AsyncClient
 from service.rendering import Renderer
 from service.schemas import BdhsRequest, BdhsResult, SampleRequest, SampleResult
 from tests.bench import geometry
+from tests.bench.alphabet import installed
 from tests.bench.bdhs import ENGINE, IN_FLIGHT, stack, through_service, timed
 from tests.bench.geometry import Geometry
 from tests.bench.rivals import RawVllm, Work, work_of
-from trainer.toy.dataset import examples, png
 
 ROUNDS = 5
-SAMPLES = 192
 PAIRS = 48
 
 console = Console(width=120, highlight=False)
 
 
-def sampled(first: int, *, logps: bool) -> list[SampleRequest]:
-    """Two samples each, of which the scene makes a pair."""
+def sampled(
+    work: Geometry, count: int, first: int, annotator: str, *, logps: bool
+) -> list[SampleRequest]:
+    """Two samples each, of which the annotator makes a pair."""
     return [
         SampleRequest(
-            prompt=item.prompt,
-            images=[image_data(png(item))],
+            prompt=request.prompt,
+            images=request.images,
             n=2,
             max_tokens=64,
-            seed=first + number,
-            annotator="toy",
-            metadata=item.metadata,
+            seed=request.seed,
+            annotator=annotator,
+            orders="random",
             logps=logps,
         )
-        for number, item in enumerate(examples(SAMPLES, kinds=("caption",), seed=first))
+        for request in work.requests(count, first=first)
     ]
 
 
@@ -68,24 +69,27 @@ async def ranked(url: str, requests: Sequence[SampleRequest]) -> int:
     return pairs
 
 
-def sample() -> None:
+def sample(work: Geometry, count: int, folder: Path) -> None:
     seconds: dict[bool, list[float]] = defaultdict(list)
     pairs = 0
-    with stack(geometry.toy()) as url:
+    with installed(folder / "annotator") as annotator, stack(work) as url:
         for turn in range(ROUNDS + 1):
             for logps in (turn % 2 == 0, turn % 2 == 1):
-                took, made = asyncio.run(timed(ranked(url, sampled(1000 * turn, logps=logps))))
+                # Pictures that are known to nobody yet.
+                first = 2000 * turn + 1000 * logps
+                requests = sampled(work, count, first, annotator, logps=logps)
+                took, made = asyncio.run(timed(ranked(url, requests)))
                 if turn:  # the first warms up
                     seconds[logps].append(took)
                     pairs += made  # type: ignore[operator]
     ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
-    table = Table("POST /sample, ranked", "jobs/s", title="toy geometry")
+    table = Table("POST /sample, ranked", "jobs/s", title=f"{work.name} geometry")
     for logps, what in ((False, "without"), (True, "with logps")):
-        table.add_row(what, f"{SAMPLES / statistics.median(seconds[logps]):.2f}")
+        table.add_row(what, f"{count / statistics.median(seconds[logps]):.2f}")
     console.print(table)
     console.print(
-        f"With logps a job takes {statistics.median(ratios):.3f}x of one without. {SAMPLES} jobs a "
-        f"round, medians of {ROUNDS} rounds; {pairs / (2 * ROUNDS * SAMPLES):.1%} made a pair."
+        f"With logps a job takes {statistics.median(ratios):.3f}x of one without. {count} jobs a "
+        f"round, medians of {ROUNDS} rounds; {pairs / (2 * ROUNDS * count):.1%} made a pair."
     )
 
 
@@ -151,9 +155,11 @@ def bdhs(work: Geometry) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
+        real = geometry.real(Path(folder))
         parts: dict[str, Callable[[], None]] = {
-            "sample": sample,
-            "bdhs": lambda: bdhs(geometry.real(Path(folder))),
+            "toy": lambda: sample(geometry.toy(), 192, Path(folder) / "toy"),
+            "sample": lambda: sample(real, 48, Path(folder) / "real"),
+            "bdhs": lambda: bdhs(real),
         }
         for name in arguments or parts:
             started = time.monotonic()

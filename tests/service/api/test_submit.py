@@ -182,6 +182,40 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "negative seed": ("/sample", SAMPLE | {"seed": -1}, "body.seed: "),
     "huge seed": ("/sample", SAMPLE | {"seed": 2**63}, "body.seed: "),
     "n of zero": ("/sample", SAMPLE | {"n": 0}, "body.n: "),
+    "start ratio for nothing": (
+        "/bdhs",
+        BDHS | {"start_ratio": 0.4},
+        "`start_ratio` has no effect with `guidance` = sentence",
+    ),
+    "logps without a pair": ("/sample", SAMPLE | {"logps": True}, "`logps` has no effect without"),
+    "nothing to go on from": (
+        "/sample",
+        {"messages": MESSAGES, "images": [RED], "continue_final_message": True},
+        "must be of role assistant",
+    ),
+    "nothing to score": ("/logprobs", SAMPLE | {"responses": []}, "body.responses: "),
+    "no token": ("/logprobs", SAMPLE | {"responses": [[]]}, "body.responses.0"),
+    "a negative token": ("/logprobs", SAMPLE | {"responses": [[-1]]}, "body.responses.0"),
+    "empty, without an end": (
+        "/logprobs",
+        SAMPLE | {"responses": [""], "ended": False},
+        "nothing to score",
+    ),
+    "a view of no image": (
+        "/logprobs",
+        SAMPLE | {"responses": ["x"], "views": [{"rho": 1}]},
+        "`views` has no effect without an image",
+    ),
+    "scored for a run": (
+        "/logprobs",
+        SAMPLE | {"responses": ["x"], "run": "r"},
+        "`run` has no effect",
+    ),
+    "long response": (
+        "/logprobs",
+        SAMPLE | {"responses": ["x" * 1000]},
+        "1001 characters of text; at most 1000",
+    ),
     "zero deadline": ("/sample", SAMPLE | {"deadline_s": 0}, "body.deadline_s: "),
 }
 
