@@ -1,7 +1,8 @@
 """How likely the policy finds an answer: one prefill, in which vLLM states each token's chance.
 
-Prompt log-probabilities do not read vLLM's prefix cache: whatever stands before the answer, the
-picture included, is computed for each answer and each view.
+By default vLLM reads no prefix cache for a request that asks for these, because places that it does
+not compute have none. Here only the answer's places count, so what stands before them, the picture
+above all, is read if it is there; an answer that was itself found there is computed again.
 """
 
 import asyncio
@@ -66,6 +67,24 @@ async def score(
     )
 
 
+async def score_all(
+    engine: Engine,
+    answers: Sequence[Answer],
+    images: Sequence[DecodedImage],
+    *,
+    corruptions: Sequence[ImageCorruption] = (),
+    lora: LoRARequest | None,
+) -> list[Score]:
+    """Of several answers to one prompt: the first before the others, which then find the prompt in
+    the prefix cache. Raises: as `score`."""
+
+    async def one(answer: Answer) -> Score:
+        return await score(engine, answer, images, corruptions=corruptions, lora=lora)
+
+    first, *others = answers
+    return [await one(first), *await asyncio.gather(*map(one, others))]
+
+
 async def prompt_logprobs(
     engine: Engine,
     answer: Answer,
@@ -79,13 +98,24 @@ async def prompt_logprobs(
 
     Raises: PromptTooLong, RequestRefused, EngineDied.
     """
-    params = SamplingParams(
-        temperature=0, max_tokens=1, prompt_logprobs=alternatives, detokenize=False
-    )
     token_ids = [*answer.prompt_token_ids, *answer.token_ids]
-    output = await engine.generate(token_ids, params, images, corruptions=corruptions, lora=lora)
-    # The images' tokens, in place of their placeholders, stand before the answer.
-    places = (output.prompt_logprobs or [])[-len(answer.token_ids) :]
+    for read_cache in (True, False):
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            prompt_logprobs=alternatives,
+            skip_reading_prefix_cache=not read_cache,
+            detokenize=False,
+        )
+        output = await engine.generate(
+            token_ids, params, images, corruptions=corruptions, lora=lora
+        )
+        # The images' tokens, in place of their placeholders, stand before the answer, and what is
+        # said of a token comes of computing the one before it.
+        before = len(output.prompt_token_ids or ()) - len(answer.token_ids)
+        if (output.num_cached_tokens or 0) < before:
+            break
+    places = (output.prompt_logprobs or [])[before:]
     return output, [place for place in places if place is not None]
 
 
@@ -116,14 +146,11 @@ async def score_responses(
         _draw_view(Random(f"{seed}/{number}"), view, placeholders)
         for number, view in enumerate(request.views, start=1)
     ]
-    scores = await asyncio.gather(
-        *(
-            score(engine, answer, images, corruptions=corruptions, lora=lora)
-            for answer in answers
-            for corruptions in views
-        )
-    )
-    by_answer = [scores[start : start + len(views)] for start in range(0, len(scores), len(views))]
+
+    async def under(corruptions: list[ImageCorruption]) -> list[Score]:
+        return await score_all(engine, answers, images, corruptions=corruptions, lora=lora)
+
+    by_answer = zip(*await asyncio.gather(*map(under, views)), strict=True)
     return [
         ScoredResponse(
             token_ids=answer.token_ids,
@@ -178,47 +205,36 @@ async def with_logps(
     What the engine said while it sampled a side is not computed again. Raises: as `score`.
     """
     answers = engine.inputs.renderer.pair_answers(pair)
-    whole = await asyncio.gather(
-        *(
-            _sampled_or_scored(engine, pair, side, answer, images, lora)
-            for side, answer in zip(SIDES, answers, strict=True)
-        )
-    )
+    whole = [
+        _sampled(pair, side, answer) or await score(engine, answer, images, lora=lora)
+        for side, answer in zip(SIDES, answers, strict=True)
+    ]
     said: dict[str, Any] = {"logps_version": min(one.version for one in whole)}
     for side, one in zip(SIDES, whole, strict=True):
         said[f"{side}_logps"] = one.sum
     if images:
         hidden = [NO_PICTURE] * len(images)
-        blind = await asyncio.gather(
-            *(score(engine, a, images, corruptions=hidden, lora=lora) for a in answers)
-        )
+        blind = await score_all(engine, answers, images, corruptions=hidden, lora=lora)
         for side, one, without in zip(SIDES, whole, blind, strict=True):
             said[f"{side}_image_dependence"] = one.sum - without.sum
     return pair.model_copy(update=said)
 
 
-async def _sampled_or_scored(
-    engine: Engine,
-    pair: Pair,
-    side: str,
-    answer: Answer,
-    images: Sequence[DecodedImage],
-    lora: LoRARequest | None,
-) -> Score:
+def _sampled(pair: Pair, side: str, answer: Answer) -> Score | None:
+    """What the engine said of a side while it sampled it; None: it did not."""
     logprobs: list[float] | None = getattr(pair, f"{side}_logprobs")
     version: int | None = getattr(pair, f"{side}_version")
-    if logprobs and version is not None and answer.token_ids == getattr(pair, f"{side}_token_ids"):
-        return Score(logprobs, version)
-    return await score(engine, answer, images, lora=lora)
+    sampled: list[int] | None = getattr(pair, f"{side}_token_ids")
+    if not logprobs or version is None or answer.token_ids != sampled:
+        return None
+    return Score(logprobs, version)
 
 
 async def with_ref_logps(engine: Engine, pair: Pair, images: Sequence[DecodedImage]) -> Pair:
     """The pair with `ref_…_logps`: those of the model that the engine was started with, which it
     must still hold. Raises: as `score`."""
     answers = engine.inputs.renderer.pair_answers(pair)
-    chosen, rejected = await asyncio.gather(
-        *(score(engine, answer, images, lora=None) for answer in answers)
-    )
+    chosen, rejected = await score_all(engine, answers, images, lora=None)
     return pair.model_copy(
         update={"ref_chosen_logps": chosen.sum, "ref_rejected_logps": rejected.sum}
     )

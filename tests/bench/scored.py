@@ -35,7 +35,7 @@ from tests.bench.geometry import Geometry
 from tests.bench.rivals import RawVllm, Work, work_of
 
 ROUNDS = 5
-PAIRS = 48
+PAIRS = 24
 
 console = Console(width=120, highlight=False)
 

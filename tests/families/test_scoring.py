@@ -79,3 +79,21 @@ async def test_scores_equal_what_the_engine_said_while_it_sampled(served: Served
         said = [p[t].logprob for p, t in zip(written.logprobs or (), token_ids, strict=True)]
         np.testing.assert_allclose(scored.views[0].tokens or [], said, atol=TOLERANCE, rtol=0)
         assert scored.image_dependence is None
+
+
+async def test_an_answer_that_is_in_the_prefix_cache_is_scored_all_the_same(
+    served: Served,
+) -> None:
+    """Longer than a block, and a second time."""
+    image = decoded_image(PICTURES[1])
+    answer = " ".join(["There is a small red circle, and a dog on a mat beside it."] * 4)
+    request = LogprobsRequest(
+        messages=QUESTION, images=[image.ref], responses=[answer, answer + " No."], tokens=True
+    )
+    oracle = served.oracle
+    text = oracle.renderer.render(QUESTION, open_turn=True)
+    for _ in range(2):
+        for response in await score_responses(served.engine, request, SEED, [image], None):
+            expected = oracle.logprobs(text, [Shown(image=PICTURES[1])], response.token_ids)
+            found = response.views[0].tokens or []
+            np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
