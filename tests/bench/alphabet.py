@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from service.annotator import GROUP, Case
+from service.annotator import GROUP, Case, Verdict
 
 
-def earlier(case: Case) -> str:
+def earlier(case: Case) -> Verdict:
     """The response that comes first in a dictionary."""
-    return "first" if case.first < case.second else "second"
+    return Verdict("first" if case.first < case.second else "second")
 
 
 @contextmanager
