@@ -5,13 +5,27 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from service.settings import Settings
+from tests.servers import Server
 from tests.worker import checkpoints, vision_tower
 from tests.worker.toy_engine import toy_engine
+from worker.embedder import EMBEDDED, Embedder
 from worker.engine import Engine
 from worker.settings import WorkerSettings
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def settings(server: Server) -> Settings:
+    """One server is enough for tests of what a worker does."""
+    return Settings(redis_url=server.url, lease_s=30, retry_base_s=0)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    return Embedder(EMBEDDED)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.weight_store import WeightStore
-from tests.servers import Server, free_port
+from tests.servers import free_port
 from tests.worker.adapters import make_adapter
 from tests.worker.jobs import ended, working
 from tests.worker.test_scoring import logps_of
@@ -29,20 +29,10 @@ from trainer.toy import CHECKPOINT
 from trainer.toy.dataset import Item, examples, png
 from trainer.toy.judge import score_caption
 from worker.annotators import prompt
-from worker.embedder import EMBEDDED, Embedder
+from worker.embedder import Embedder
 from worker.engine import Engine
 
 RUN = "r"
-
-
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return Embedder(EMBEDDED)
-
-
-@pytest.fixture
-def settings(server: Server) -> Settings:
-    return Settings(redis_url=server.url, lease_s=30, retry_base_s=0)  # pyright: ignore[reportArgumentType]
 
 
 async def submit(broker: Broker, item: Item, annotator: str, **fields: object) -> str:

@@ -9,24 +9,13 @@ from vllm import SamplingParams
 from service.broker import Broker
 from service.schemas import Job, JobStatus, SampleRequest, SampleResult, assistant_turn, user_turn
 from service.settings import Settings
-from tests.servers import Server
 from tests.worker.jobs import ended, working
 from trainer.toy.dataset import examples, png
-from worker.embedder import EMBEDDED, Embedder
+from worker.embedder import Embedder
 from worker.engine import DecodedImage, Engine
 
 [ITEM] = examples(1, kinds=("caption",))
 QUESTION = user_turn(ITEM.prompt, images=1)
-
-
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return Embedder(EMBEDDED)
-
-
-@pytest.fixture
-def settings(server: Server) -> Settings:
-    return Settings(redis_url=server.url, lease_s=30, retry_base_s=0)  # pyright: ignore[reportArgumentType]
 
 
 async def sampled(broker: Broker, start: str | None = None, **fields: Any) -> Job:

@@ -17,7 +17,7 @@ from tests.waiting import until
 from tests.worker.adapters import make_adapter
 from tests.worker.jobs import bdhs, ended, png, submit, working
 from tests.worker.toy_engine import toy_engine
-from worker.embedder import EMBEDDED, Embedder
+from worker.embedder import Embedder
 from worker.engine import Engine
 from worker.monitoring import serve_monitoring
 
@@ -28,11 +28,6 @@ async def engine() -> AsyncIterator[Engine]:
     process, and takes back those of the others."""
     async with toy_engine() as engine:
         yield engine
-
-
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return Embedder(EMBEDDED)
 
 
 @pytest.fixture

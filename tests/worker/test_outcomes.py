@@ -25,7 +25,7 @@ from tests.servers import Server
 from tests.service.http import served
 from tests.worker.jobs import working
 from trainer.toy.dataset import Item, examples, png
-from worker.embedder import EMBEDDED, Embedder
+from worker.embedder import Embedder
 from worker.engine import Engine
 
 JOBS = 500
@@ -46,11 +46,6 @@ WAYS: list[dict[str, Any]] = [
     {"corruption": "noise", "guidance": "token"},
     {"corruption": "attention+noise", "max_iterations": 2, "max_tokens": 6},
 ]
-
-
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return Embedder(EMBEDDED)
 
 
 async def own_answers(client: AsyncClient, items: list[Item]) -> list[str]:

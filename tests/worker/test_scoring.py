@@ -20,24 +20,13 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.weight_store import WeightStore
-from tests.servers import Server
 from tests.worker.adapters import make_adapter
 from tests.worker.jobs import REFERENCE, bdhs, ended, png, submit, working
-from worker.embedder import EMBEDDED, Embedder
+from worker.embedder import Embedder
 from worker.engine import Engine
 
 RUN = "r"
 VIEWS = [View(), View(rho=1)]
-
-
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return Embedder(EMBEDDED)
-
-
-@pytest.fixture
-def settings(server: Server) -> Settings:
-    return Settings(redis_url=server.url, lease_s=30, retry_base_s=0)  # pyright: ignore[reportArgumentType]
 
 
 async def scored(broker: Broker, **fields: Any) -> Job:

@@ -31,15 +31,10 @@ from tests.worker.adapters import make_adapter
 from tests.worker.full_checkpoints import make_full
 from tests.worker.jobs import REFERENCE, bdhs, ended, submit, working
 from tests.worker.test_pairs import assert_tokens_of_bdhs
-from worker.embedder import EMBEDDED, Embedder
+from worker.embedder import Embedder
 from worker.engine import Engine
 from worker.main import Worker
 from worker.settings import WorkerSettings
-
-
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
-    return Embedder(EMBEDDED)
 
 
 @pytest.fixture
