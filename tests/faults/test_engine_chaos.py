@@ -156,8 +156,15 @@ async def test_a_real_engines_jobs_end_once(stage: Stage) -> None:
         assert states == {JobStatus.succeeded: len(feeder.ids)}, (errors, stage.logs())
         for run in ("r0", "r1"):
             page = await broker.runs.pairs(run, None, 1000)
-            made = [job.id for job in jobs if job is not None and job.run == run]
+            mine = [job for job in jobs if job is not None and job.run == run]
+            made = [pair.pair_id for job in mine if job.result for pair in job.result.pairs]
             assert sorted(pair.pair_id for pair in page.pairs) == sorted(made)
+            outcomes = Counter(job.result.outcome for job in mine if job.result)
+            state = await broker.runs.get(run)
+            assert state is not None
+            assert state.outcomes == outcomes
+            assert outcomes["pair"] == len(made)
+            assert outcomes.total() == len(mine)
         assert max(job.attempt for job in jobs if job is not None) > 1
         assert sum(stage.deaths.values()) == sum("kill" in what for what in DECK)
         assert await find_leaks(broker) == []
