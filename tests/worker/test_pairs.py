@@ -58,7 +58,8 @@ def assert_tokens_of_bdhs(engine: Engine, pair: Pair, last: IterationTrace) -> N
         # of which its text has nothing.
         assert written.strip().rstrip("\ufffd") == last.text.strip().rstrip("\ufffd")
         for characters, tokens in zip(pair.rejected_spans, spans, strict=True):
-            written = renderer.tokenizer.decode(ids[tokens.start : tokens.end])
+            span = ids[tokens.start : tokens.end]
+            written = renderer.tokenizer.decode(span, skip_special_tokens=True)
             assert last.text[characters.start : characters.end].strip() in written
     else:
         assert spans is None

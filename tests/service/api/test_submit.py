@@ -214,7 +214,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "long response": (
         "/logprobs",
         SAMPLE | {"responses": ["x" * 1000]},
-        "1001 characters of text; at most 1000",
+        "1013 characters of text; at most 1000",
     ),
     "zero deadline": ("/sample", SAMPLE | {"deadline_s": 0}, "body.deadline_s: "),
 }
