@@ -269,7 +269,9 @@ def result_from(fields: dict[str, Any]) -> Result:
     """The result as its worker stored it, with what the run then said of its pairs."""
     result = RESULT.validate_json(fields["result"], **TOLERANT)
     if fields["outcome"] and isinstance(result, SampleResult | BdhsResult):
-        result.outcome = Outcome(fields["outcome"])
+        outcome: str = fields["outcome"]
+        # One of a later release stays as it is.
+        result.outcome = Outcome(outcome) if outcome in Outcome.__members__ else outcome
         left_out = set(map(int, (fields["left_out"] or "").split()))
         result.pairs = [p for place, p in enumerate(result.pairs) if place not in left_out]
     return result

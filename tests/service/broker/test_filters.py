@@ -67,6 +67,16 @@ async def test_what_is_no_preference_is_never_appended(
     assert (await broker.runs.filtered("r", None, 10)).pairs == []
 
 
+async def test_an_outcome_of_a_later_release_is_read_as_it_is(broker: Broker) -> None:
+    job, _ = await offer(broker)
+    connection = broker.connection
+    await connection.redis.hset(connection.key("job", job), "outcome", "dull")
+    ended = await broker.jobs.get(job)
+    assert ended
+    assert ended.result
+    assert ended.result.outcome == "dull"
+
+
 @pytest.mark.parametrize(
     ("filters", "inside", "outside"),
     [
