@@ -6,6 +6,7 @@ them together.
 """
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, Self, cast
 
@@ -134,3 +135,9 @@ def milliseconds(seconds: float) -> int:
 
 def from_milliseconds(milliseconds: str | int | float) -> datetime:
     return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+
+
+def fields_of(flat: Sequence[Any]) -> dict[str, Any]:
+    """The fields of a hash or a stream's entry, which scripts hand out as names and values in
+    turn."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

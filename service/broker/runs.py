@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from service.broker.connection import Connection, from_milliseconds
+from service.broker.connection import Connection, fields_of, from_milliseconds
 from service.broker.errors import (
     RETRY_AFTER_S,
     BadCursor,
@@ -96,7 +96,7 @@ class Runs:
         if reply is None:
             return None
         flat, figures, open_jobs, running_jobs, oldest, groups = reply
-        fields: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+        fields = fields_of(flat)
         return Run(
             name=name,
             settings=settings_from(fields),
@@ -108,7 +108,7 @@ class Runs:
             pairs=int(fields["pairs"]),
             outcomes=counts_of("outcome", fields),
             filtered=counts_of("filtered", fields),
-            distributions=distributions(dict(zip(figures[::2], figures[1::2], strict=True))),
+            distributions=distributions(fields_of(figures)),
             trimmed=position_of(fields.get("trimmed", "0")),
             groups=[
                 Group(
@@ -204,7 +204,9 @@ class Runs:
             raise KeyError(name)
         if cursor is not None:
             cursor.check(name, epoch, last, trimmed, found)
-        pairs = [Pair.model_validate_json(pair_field(fields), **TOLERANT) for _, fields in entries]
+        pairs = [
+            Pair.model_validate_json(fields_of(flat)["pair"], **TOLERANT) for _, flat in entries
+        ]
         end = entries[-1][0] if entries else place or trimmed
         return PairsPage(pairs=pairs, cursor=str(Cursor(epoch, end)))
 
@@ -226,8 +228,7 @@ class Runs:
                 pair=Pair.model_validate_json(fields["pair"], **TOLERANT),
                 filters=fields["filters"].split(),
             )
-            for _, flat in entries
-            for fields in [dict(zip(flat[::2], flat[1::2], strict=True))]
+            for fields in (fields_of(flat) for _, flat in entries)
         ]
         end = entries[-1][0] if entries else place or "0-0"
         return FilteredPage(pairs=pairs, cursor=str(Cursor(epoch, end)))
@@ -286,10 +287,6 @@ def new_nonce() -> int:
 
 def position_of(place: str) -> int:
     return int(place.partition("-")[0])
-
-
-def pair_field(fields: list[Any]) -> str:
-    return fields[fields.index("pair") + 1]
 
 
 def settings_fields(settings: RunSettings) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from service.broker.connection import Connection
+from service.broker.connection import Connection, fields_of
 from service.broker.runs import counts_of
 from service.broker.scripts import script
 
@@ -63,7 +63,7 @@ async def read_stats(connection: Connection) -> Stats:
     for priority, count, wait_ms in lanes:
         queued[priority] = queued.get(priority, 0) + count
         wait_s[priority] = max(wait_s.get(priority, 0.0), wait_ms / 1000)
-    counts = dict(zip(counters[::2], map(int, counters[1::2]), strict=True))
+    counts = {name: int(count) for name, count in fields_of(counters).items()}
     return Stats(
         queued=queued,
         wait_s=wait_s,
@@ -78,7 +78,7 @@ async def read_stats(connection: Connection) -> Stats:
 
 
 def _run_stats(open_jobs: int, flat: list[str]) -> RunStats:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    fields = fields_of(flat)
     return RunStats(
         pairs=int(fields["pairs"]),
         open_jobs=open_jobs,
