@@ -5,6 +5,7 @@
 # which pip finds a CPU torch.
 
 PYTHON ?=
+JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -13,8 +14,8 @@ READY := .venv/.ready
 demo: $(READY)  ## make real pairs on the toy model, in a few minutes; leaves demo-out/
 	$(BIN)/prefstream demo
 
-test: $(READY)  ## all tests
-	$(BIN)/pytest
+test: $(READY)  ## all tests, in JOBS processes
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 
 test-python:  ## the service's and the client's tests on another Python: the one that PYTHON names, or any
 	scripts/test_python.sh "$(PYTHON)"

@@ -1,6 +1,7 @@
 """Servers and brokers for all tests."""
 
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
@@ -20,6 +21,28 @@ from tests.service.leaks import find_leaks
 # Machines may be busy; no test asserts a time.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
+
+# pytest-xdist sets these to its own width, which a console that is made at import would keep.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, those that share something costly stay in one: an
+    engine, or what their file makes."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_shared(item)))
+
+
+def _shared(item: pytest.Item) -> str:
+    assert isinstance(item, pytest.Function)
+    if "served" in item.fixturenames:  # a family's engine
+        return f"family-{item.callspec.params['served']}"
+    if "engine" in item.fixturenames:
+        return "engine"
+    return str(item.path.relative_to(item.config.rootpath))
 
 
 @pytest.fixture(autouse=True)
