@@ -1,37 +1,27 @@
-"""Images as they come in: checked, then stored under their hash. Nothing is ever fetched."""
+"""Images and texts as they come in: checked; images are stored under their hash, and none is ever
+fetched."""
 
 import base64
 import binascii
-import io
 import re
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from PIL import Image
 
+from service import images
 from service.broker import Broker
 from service.problems import Refusal
 from service.schemas import PromptRequest, StoredImage
 from service.settings import Settings
 
-FORMATS: dict[str, Literal["png", "jpeg", "webp"]] = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
-DATA_URI = re.compile(r"data:[^,]{0,256};base64,")
+DATA_URI = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
+LINE_BREAKS = str.maketrans("", "", "\r\n\t ")
+"""`base64` without `-w0` and MIME put them in."""
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 ErrorLocation = tuple[str | int, ...]
 R = TypeVar("R", bound=PromptRequest)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedImage:
-    """Bytes that decode to one still image within the bounds."""
-
-    content: bytes
-    format: Literal["png", "jpeg", "webp"]
-    width: int
-    height: int
 
 
 class Intake:
@@ -64,13 +54,13 @@ class Intake:
 
     async def store(self, content: bytes) -> StoredImage:
         """One image from a raw body."""
-        checked = await to_thread.run_sync(self._check, content, ("body",), limiter=self._limiter)
+        info = await to_thread.run_sync(self._check, content, ("body",), limiter=self._limiter)
         return StoredImage(
-            image=await self._broker.images.put(checked.content),
-            format=checked.format,
-            width=checked.width,
-            height=checked.height,
-            bytes=len(checked.content),
+            image=await self._broker.images.put(content),
+            format=info.format,
+            width=info.width,
+            height=info.height,
+            bytes=len(content),
         )
 
     def _check_text(self, request: PromptRequest) -> None:
@@ -102,19 +92,19 @@ class Intake:
                 "them with POST /images and name them by their hash.",
                 loc=loc,
             )
-        checked = await to_thread.run_sync(self._decode, image, loc, limiter=self._limiter)
-        return await self._broker.images.put(checked.content)
+        content = await to_thread.run_sync(self._decode, image, loc, limiter=self._limiter)
+        return await self._broker.images.put(content)
 
-    def _decode(self, image: str, loc: ErrorLocation) -> CheckedImage:
+    def _decode(self, image: str, loc: ErrorLocation) -> bytes:
         uri = DATA_URI.match(image)
-        if uri is None and image.startswith("data:"):
+        if uri is None and image[:5].lower() == "data:":
             raise Refusal(
                 422,
                 "invalid_image",
                 "A data URI must be `data:<type>;base64,<data>`.",
                 loc=loc,
             )
-        encoded = image[uri.end() :] if uri else image
+        encoded = (image[uri.end() :] if uri else image).translate(LINE_BREAKS)
         if len(encoded) * 3 // 4 > self._settings.max_image_bytes + 2:
             raise self._too_large(len(encoded) * 3 // 4, loc)
         try:
@@ -126,51 +116,18 @@ class Intake:
                 f"Neither a data URI, nor base64, nor `sha256:…`: {error}.",
                 loc=loc,
             ) from None
-        return self._check(content, loc)
+        self._check(content, loc)
+        return content
 
-    def _check(self, content: bytes, loc: ErrorLocation) -> CheckedImage:
+    def _check(self, content: bytes, loc: ErrorLocation) -> images.ImageInfo:
         if len(content) > self._settings.max_image_bytes:
             raise self._too_large(len(content), loc)
         try:
-            with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
-                image_format, (width, height) = FORMATS[str(image.format)], image.size
-                frames = getattr(image, "n_frames", 1)
-                if width * height <= self._settings.max_image_pixels and frames == 1:
-                    image.load()
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise Refusal(422, "image_too_large", f"{error}", loc=loc) from None
-        except Image.UnidentifiedImageError:
-            raise Refusal(
-                422,
-                "invalid_image",
-                f"These {len(content)} bytes are no PNG, JPEG or WEBP image.",
-                loc=loc,
-            ) from None
-        except Exception as error:
-            # Whatever Pillow raises here, and it raises many things, is about these bytes.
-            raise Refusal(
-                422,
-                "invalid_image",
-                f"These {len(content)} bytes do not decode as a PNG, JPEG or WEBP image: "
-                f"{str(error) or type(error).__name__}.",
-                loc=loc,
-            ) from None
-        if width * height > self._settings.max_image_pixels:
-            raise Refusal(
-                422,
-                "image_too_large",
-                f"The image has {width}×{height} = {width * height} pixels; at most "
-                f"{self._settings.max_image_pixels} are taken (PREFSTREAM_MAX_IMAGE_PIXELS).",
-                loc=loc,
-            )
-        if frames != 1:
-            raise Refusal(
-                422,
-                "invalid_image",
-                f"The image is animated ({frames} frames). Send one still image.",
-                loc=loc,
-            )
-        return CheckedImage(content, image_format, width, height)
+            return images.check(content, self._settings.max_image_pixels)
+        except images.ImageTooLarge as error:
+            raise Refusal(422, "image_too_large", str(error), loc=loc) from None
+        except images.BadImage as error:
+            raise Refusal(422, "invalid_image", str(error), loc=loc) from None
 
     def _too_large(self, size: int, loc: ErrorLocation) -> Refusal:
         return Refusal(

@@ -12,6 +12,7 @@ from vllm.outputs import CompletionOutput
 
 from service.annotator import CannotJudge, Case
 from service.broker import Broker, Claim, ImageGone
+from service.images import BadImage
 from service.rendering import BadConversation
 from service.schemas import (
     Annotation,
@@ -89,6 +90,8 @@ class Handlers:
                         raise TypeError(f"no handler for {type(other).__name__}")
         except ImageGone as error:
             raise _job_failed("image_gone", error) from error
+        except BadImage as error:
+            raise _job_failed("invalid_image", error) from error
         except PromptTooLong as error:
             raise _job_failed(
                 "prompt_too_long", error, tokens=error.tokens, limit=error.limit

@@ -4,7 +4,9 @@ from base64 import b64encode
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from service import images
 
 MAX_SIDE = 512
 """Pixels; larger images are scaled down."""
@@ -21,7 +23,7 @@ class Thumbnail:
 
 
 def thumbnail(data: bytes) -> Thumbnail | None:
-    """The image for a page, upright as the model gets it; None for bytes that are no image."""
+    """The image for a page, as the model gets it; None for bytes that are no image."""
     try:
         return _encode(data)
     # One image that cannot be read must not cost the reader the page. (Pillow's PNG reader raises
@@ -34,17 +36,17 @@ def _encode(data: bytes) -> Thumbnail:
     with Image.open(BytesIO(data)) as image:
         encoding = image.format or ""
         image.draft(None, (2 * MAX_SIDE, 2 * MAX_SIDE))
-        upright = ImageOps.exif_transpose(image)
+        animated = getattr(image, "is_animated", False)
+        shown = images.to_rgb(image)
         if (
             encoding not in BROWSER_FORMATS
-            or max(upright.size) > MAX_SIDE
+            or max(shown.size) > MAX_SIDE
             or len(data) > MAX_BYTES
-            or getattr(image, "is_animated", False)
+            or animated
         ):
-            upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
-            upright.thumbnail((MAX_SIDE, MAX_SIDE))
+            shown.thumbnail((MAX_SIDE, MAX_SIDE))
             buffer = BytesIO()
-            upright.save(buffer, "WEBP", quality=82, method=2, exif=b"")
+            shown.save(buffer, "WEBP", quality=82, method=2)
             encoding, data = "WEBP", buffer.getvalue()
     uri = f"data:{Image.MIME[encoding]};base64,{b64encode(data).decode()}"
-    return Thumbnail(uri, *upright.size)
+    return Thumbnail(uri, *shown.size)

@@ -7,10 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from service import images
 from trainer.data.example import ImageSource
-
-SERVED = ("PNG", "JPEG", "WEBP")
-"""What the service takes; other formats are encoded anew."""
 
 
 def images_of_column(value: Any) -> tuple[ImageSource, ...]:
@@ -57,16 +55,17 @@ def load_image(source: ImageSource) -> bytes:
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
         with Image.open(io.BytesIO(content)) as image:
-            if image.format in SERVED and getattr(image, "n_frames", 1) == 1:
+            still = getattr(image, "n_frames", 1) == 1 or image.format == "MPO"
+            if image.format in images.FORMATS and still:
                 return content
             return _png(image)
-    except (OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever Pillow raises here is about this file
         name = source if isinstance(source, Path) else "its image"
-        raise ValueError(f"{name} cannot be read: {error}") from error
+        raise ValueError(f"{name} cannot be read: {str(error) or type(error).__name__}") from error
 
 
 def _png(image: Image.Image) -> bytes:
-    """The first frame, if there are several."""
+    """The first frame, if there are several, as a model sees it."""
     out = io.BytesIO()
-    image.convert("RGB").save(out, "PNG")
+    images.to_rgb(image).save(out, "PNG")
     return out.getvalue()
