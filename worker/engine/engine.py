@@ -299,9 +299,10 @@ class Engine:
                 found = await made
             except Exception as error:  # processors raise what they like
                 width, height = image.image.size
+                reason = error.__cause__ or error  # vLLM's own repeats what it was given
                 raise RequestRefused(
                     f"the model's processor makes nothing of the image {image.ref} "
-                    f"({width}x{height}): {type(error).__name__}: {error}"
+                    f"({width}x{height}): {type(reason).__name__}: {reason}"
                 ) from error
             self._placeholders[image.ref] = found
         return found

@@ -62,6 +62,8 @@ def _llava_next(info: Any, item: Any, size: Size) -> list[ImageView]:
         num_patch_height=tiles_high,
         num_patch_width=tiles_wide,
     )
+    if rows == 0:  # a line so thin that nothing of its tiles is left
+        return [base]
     start = base.rows * base.columns
     return [base, ImageView(start=start, rows=rows, columns=patches // rows, newline=True)]
 
