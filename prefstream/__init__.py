@@ -74,6 +74,7 @@ from service.schemas import (
 )
 from trainer.data import Example, InvalidDataset, InvalidRow
 from trainer.data import read as read_dataset
+from trainer.export import ExportError, export
 
 __all__ = [
     "AnnotatorUnavailable",
@@ -89,6 +90,7 @@ __all__ = [
     "Conflict",
     "Delivery",
     "Example",
+    "ExportError",
     "FilteredPair",
     "Gone",
     "Health",
@@ -139,6 +141,7 @@ __all__ = [
     "WeightVersion",
     "Weights",
     "WindowFull",
+    "export",
     "image_data",
     "read_dataset",
 ]

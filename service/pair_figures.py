@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 
-from service.schemas import Pair
+from service.schemas import Bounds, Pair, PairFilters
 from service.words import words
 
 TOKENS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0)
@@ -51,6 +51,22 @@ def pair_figures(pair: Pair) -> dict[str, float]:
     if pair.chosen_logps is not None and pair.rejected_logps is not None:
         figures["logps_margin"] = pair.chosen_logps - pair.rejected_logps
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def beyond(pair: Pair, filters: PairFilters) -> list[str]:
+    """Names of the filters that the pair lies beyond, as `offer_pair.lua` finds them for a run."""
+    figures = pair_figures(pair)
+    failed: list[str] = []
+    for name in PairFilters.model_fields:
+        bounds, value = getattr(filters, name), figures.get(name)
+        if isinstance(bounds, Bounds) and value is not None:
+            least, most = bounds.min, bounds.max
+            if (least is not None and value < least) or (most is not None and value > most):
+                failed.append(name)
+    reasons = {pair.chosen_finish_reason, pair.rejected_finish_reason} - {None}
+    if filters.finish_reasons is not None and not reasons <= set(filters.finish_reasons):
+        failed.append("finish_reasons")
+    return failed
 
 
 def bucket(name: str, value: float) -> int:
