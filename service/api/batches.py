@@ -1,19 +1,23 @@
 """Batches of a run: leased by request, or as a stream."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
 from service.api.bodies import StrictJsonRoute
-from service.api.dependencies import AppState, AppStateDep, LeasePath, RunPath
+from service.api.dependencies import AppState, AppStateDep, CallerDep, LeasePath, RunPath
 from service.api.problems import RESPONSES
 from service.api.sse import EventStream, ServerSentEvent
+from service.broker import UNAVAILABLE, BrokerError
 from service.broker.connection import from_milliseconds
 from service.problems import Refusal, no_such_run
-from service.schemas import Batch, GroupName, LeaseRenewal, LeaseRequest, LeaseState
+from service.schemas import Batch, GroupName, LeaseRenewal, LeaseRequest, LeaseState, LeaseToken
 
 router = APIRouter(prefix="/runs/{run}", tags=["batches"], route_class=StrictJsonRoute)
+
+GroupPath = Annotated[GroupName, Path(description="The group's name.")]
 
 POLL_INTERVAL_S = 10.0
 """How often a stream looks whether it may lease again, if nothing rings."""
@@ -25,15 +29,19 @@ POLL_INTERVAL_S = 10.0
     response_model=Batch,
     responses={204: {"description": "There are not enough pairs yet."}, **RESPONSES},
 )
-async def lease(run: RunPath, body: LeaseRequest, app_state: AppStateDep) -> Response:
-    """The oldest pairs that the group has not taken yet; what was handed back comes first."""
-    request = body.model_copy(update={"wait_s": app_state.clamp_wait(body.wait_s)})
+async def lease(run: RunPath, body: LeaseRequest, caller: CallerDep) -> Response:
+    """The oldest pairs that the group has not taken yet; what was handed back comes first. A caller
+    who hangs up holds nothing."""
+    request = body.model_copy(update={"wait_s": caller.app_state.clamp_wait(body.wait_s)})
+    batches = caller.app_state.broker.batches
     try:
-        batch = await app_state.until_stopping(app_state.broker.batches.lease(run, request))
+        batch = await caller.wait_for(batches.lease(run, request))
     except KeyError:
         raise no_such_run(run) from None
     if batch is None:
         return Response(status_code=204)
+    if await caller.is_gone():
+        await batches.nack(run, batch.lease)
     return Response(batch.model_dump_json(), media_type="application/json")
 
 
@@ -62,10 +70,27 @@ async def renew(
     return LeaseState(lease=lease, expires_at=from_milliseconds(expiry))
 
 
+@router.delete(
+    "/groups/{group}/leases/{token}",
+    summary="Give a lease back by its token",
+    status_code=204,
+    responses=RESPONSES,
+)
+async def release(
+    run: RunPath,
+    group: GroupPath,
+    token: Annotated[LeaseToken, Path(description="As the request for the lease had it.")],
+    app_state: AppStateDep,
+) -> None:
+    """For callers who did not wait for the answer to their request: whether it was given already or
+    not, the lease is handed back, and the request gets nothing any more."""
+    await app_state.broker.batches.release(run, group, token)
+
+
 @router.delete("/groups/{group}", summary="Forget a group", status_code=204, responses=RESPONSES)
 async def delete_group(
     run: RunPath,
-    group: Annotated[GroupName, Path(description="The group's name.")],
+    group: GroupPath,
     app_state: AppStateDep,
 ) -> None:
     """For a group whose subscribers will not come back: what it has not acknowledged no longer
@@ -105,7 +130,8 @@ async def batches(
         int, Query(ge=1, le=1024, description="Batches sent and not yet acknowledged, at most.")
     ] = 2,
 ) -> Response:
-    """Server-sent events, a leased `batch` each, to be acknowledged by request. A subscriber that
+    """Server-sent events, a leased `batch` each, to be acknowledged by request. What was sent and
+    not acknowledged when the reader closes the stream is handed back. A subscriber that
     acknowledges only at checkpoints sets `prefetch` to what it uses between two, or leases by
     request."""
     if await app_state.broker.runs.get(run) is None:
@@ -122,15 +148,16 @@ async def batches(
 
 async def _stream(
     app_state: AppState, run: str, request: LeaseRequest, prefetch: int
-) -> AsyncIterator[ServerSentEvent]:
+) -> AsyncGenerator[ServerSentEvent]:
     sent: list[str] = []
     batches = app_state.broker.batches
-    while True:
-        if len(sent) >= prefetch:
-            sent = await batches.active_leases(run, request.group, sent)
-        if len(sent) >= prefetch:
-            await batches.wait_any_ended(run, request.group, sent, POLL_INTERVAL_S)
-        else:
+    try:
+        while True:
+            if len(sent) >= prefetch:
+                sent = await batches.wait_for_room(
+                    run, request.group, sent, prefetch, POLL_INTERVAL_S
+                )
+                continue
             try:
                 batch = await batches.lease(run, request)
             except KeyError:  # the run was deleted
@@ -138,3 +165,8 @@ async def _stream(
             if batch is not None:
                 sent.append(batch.lease)
                 yield ServerSentEvent("batch", batch.model_dump_json(), batch.lease)
+    finally:
+        if not app_state.stopping.is_set():  # the reader has gone, and comes back for none of them
+            for lease in sent:
+                with suppress(BrokerError, *UNAVAILABLE):
+                    await batches.nack(run, lease)

@@ -32,24 +32,8 @@ class AppState:
         """Ends long answers. Safe in a signal handler and in any thread."""
         self.loop.call_soon_threadsafe(self.stopping.set)
 
-    async def wait(self, job_id: str, seconds: float) -> Job | None:
-        """As `Jobs.wait`, but no longer than the settings allow or the server lives."""
-        waiting = self.broker.jobs.wait(job_id, self.clamp_wait(seconds))
-        return await self.until_stopping(waiting) or await self.broker.jobs.get(job_id)
-
     def clamp_wait(self, seconds: float) -> float:
         return min(seconds, self.settings.max_wait_s)
-
-    async def until_stopping(self, waiting: Coroutine[Any, Any, T]) -> T | None:
-        """What it returns; None if the server stops before."""
-        task = asyncio.ensure_future(waiting)
-        stopping = asyncio.ensure_future(self.stopping.wait())
-        try:
-            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return await task if task.done() else None
-        finally:
-            task.cancel()
-            stopping.cancel()
 
 
 async def _app_state(request: Request) -> AppState:  # `def` would be run in a thread
@@ -57,6 +41,54 @@ async def _app_state(request: Request) -> AppState:  # `def` would be run in a t
 
 
 AppStateDep = Annotated[AppState, Depends(_app_state)]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent the request, and may leave before it is answered."""
+
+    app_state: AppState
+    request: Request
+
+    async def wait_for(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """What it returns; None if the caller leaves or the server stops before, and then it is
+        cancelled. Its body must have been read."""
+        task = asyncio.ensure_future(waiting)
+        ends = {
+            asyncio.ensure_future(self._gone()),
+            asyncio.ensure_future(self.app_state.stopping.wait()),
+        }
+        try:
+            await asyncio.wait({task, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            return await task if task.done() else None
+        finally:
+            for one in (task, *ends):
+                one.cancel()
+            await asyncio.gather(task, *ends, return_exceptions=True)
+
+    async def wait_for_job(self, job_id: str, seconds: float) -> Job | None:
+        """As `Jobs.wait`, but no longer than the settings allow, the server lives and the caller
+        is there."""
+        jobs = self.app_state.broker.jobs
+        if seconds > 0:
+            waiting = jobs.wait(job_id, self.app_state.clamp_wait(seconds))
+            if job := await self.wait_for(waiting):
+                return job
+        return await jobs.get(job_id)
+
+    async def is_gone(self) -> bool:
+        return await self.request.is_disconnected()
+
+    async def _gone(self) -> None:
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _caller(request: Request, app_state: AppStateDep) -> Caller:
+    return Caller(app_state, request)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
 
 RunPath = Annotated[RunName, Path(description="The run's name.")]
 LeasePath = Annotated[str, Path(description="The lease's name, from the batch.")]

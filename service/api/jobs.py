@@ -1,12 +1,12 @@
 """/jobs: state and result, cancellation, progress."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from service.api.dependencies import AppState, AppStateDep, JobPath, WaitS
+from service.api.dependencies import AppState, AppStateDep, CallerDep, JobPath, WaitS
 from service.api.problems import RESPONSES
 from service.api.sse import EventStream, ServerSentEvent
 from service.broker import Event
@@ -50,9 +50,9 @@ async def retry_job(job_id: JobPath, app_state: AppStateDep) -> Response:
 
 
 @router.get("/{job_id}", summary="State and result", response_model=Job)
-async def get_job(job_id: JobPath, app_state: AppStateDep, wait_s: WaitS = None) -> Response:
+async def get_job(job_id: JobPath, caller: CallerDep, wait_s: WaitS = None) -> Response:
     """With `wait_s`, waits for the job to end; answers with its state then in any case."""
-    job = await app_state.wait(job_id, wait_s or 0)
+    job = await caller.wait_for_job(job_id, wait_s or 0)
     if job is None:
         raise no_such_job(job_id)
     return Response(job.model_dump_json(), media_type="application/json")
@@ -100,7 +100,7 @@ async def job_events(
     return EventStream(_events(app_state, job_id, after), app_state.stopping)
 
 
-async def _events(app_state: AppState, job_id: str, after: str) -> AsyncIterator[ServerSentEvent]:
+async def _events(app_state: AppState, job_id: str, after: str) -> AsyncGenerator[ServerSentEvent]:
     async for item in app_state.broker.jobs.follow(job_id, after):
         if isinstance(item, Event):
             after = item.id

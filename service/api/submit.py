@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 
 from service.api.bodies import StrictJsonRoute
-from service.api.dependencies import AppState, AppStateDep, Prefer, WaitS, wait_seconds
+from service.api.dependencies import Caller, CallerDep, Prefer, WaitS, wait_seconds
 from service.api.problems import RESPONSES, problem_response
 from service.problems import job_problem
 from service.schemas import BdhsRequest, Job, JobRequest, LogprobsRequest, SampleRequest
@@ -31,20 +31,20 @@ JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
 @router.post("/sample", summary="Sample n responses", status_code=202, responses=JOB_RESPONSES)
 async def sample(
     body: SampleRequest,
-    app_state: AppStateDep,
+    caller: CallerDep,
     wait_s: WaitS = None,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Asks the policy for `n` responses to a prompt, with or without images."""
     seconds = wait_seconds(wait_s, prefer)
-    return await _accept(app_state, body, idempotency_key, seconds)
+    return await _accept(caller, body, idempotency_key, seconds)
 
 
 @router.post("/bdhs", summary="Make a rejected response", status_code=202, responses=JOB_RESPONSES)
 async def bdhs(
     body: BdhsRequest,
-    app_state: AppStateDep,
+    caller: CallerDep,
     wait_s: WaitS = None,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
@@ -52,13 +52,13 @@ async def bdhs(
     """Hides parts of the image from the policy, lets it rewrite the trusted `reference`, and pairs
     the two: the reference as chosen, the rewrite as rejected."""
     seconds = wait_seconds(wait_s, prefer)
-    return await _accept(app_state, body, idempotency_key, seconds)
+    return await _accept(caller, body, idempotency_key, seconds)
 
 
 @router.post("/logprobs", summary="Score given responses", status_code=202, responses=JOB_RESPONSES)
 async def logprobs(
     body: LogprobsRequest,
-    app_state: AppStateDep,
+    caller: CallerDep,
     wait_s: WaitS = None,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
@@ -66,22 +66,22 @@ async def logprobs(
     """How likely the policy finds each response to a prompt, with the images whole, partly hidden,
     under noise, or without them."""
     seconds = wait_seconds(wait_s, prefer)
-    return await _accept(app_state, body, idempotency_key, seconds)
+    return await _accept(caller, body, idempotency_key, seconds)
 
 
 async def _accept(
-    app_state: AppState,
+    caller: Caller,
     body: JobRequest,
     idempotency_key: str | None,
     seconds: float,
 ) -> Response:
     # The fingerprint is taken after the images were replaced by their hashes: the same picture,
     # sent as bytes or by name, is the same request.
-    request = await app_state.intake.request(body)
-    job = await app_state.broker.jobs.enqueue(request, idempotency_key=idempotency_key)
+    request = await caller.app_state.intake.request(body)
+    job = await caller.app_state.broker.jobs.enqueue(request, idempotency_key=idempotency_key)
     headers = {"Location": f"/jobs/{job.id}"}
     if seconds > 0:
-        job = await app_state.wait(job.id, seconds) or job
+        job = await caller.wait_for_job(job.id, seconds) or job
         if problem := job_problem(job):
             return problem_response(problem, headers)
     done = seconds > 0 and job.ended

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.api.bodies import StrictJsonRoute
-from service.api.dependencies import AppStateDep
+from service.api.dependencies import AppStateDep, CallerDep
 from service.api.problems import RESPONSES
 from service.schemas import Weights, WeightVersion
 
@@ -23,7 +23,7 @@ async def post_weights(body: WeightVersion, app_state: AppStateDep) -> Weights:
 
 @router.get("", summary="The newest version, and what each worker runs")
 async def get_weights(
-    app_state: AppStateDep,
+    caller: CallerDep,
     settled: Annotated[
         int | None,
         Query(description="Wait until every live worker serves this version, or refused it."),
@@ -32,7 +32,7 @@ async def get_weights(
         float, Query(ge=0, allow_inf_nan=False, description="Seconds to wait for it, at most.")
     ] = 0,
 ) -> Weights:
+    weights = caller.app_state.broker.weights
     if settled is not None and wait_s > 0:
-        waiting = app_state.broker.weights.wait_adopted(settled, app_state.clamp_wait(wait_s))
-        await app_state.until_stopping(waiting)
-    return await app_state.broker.weights.state()
+        await caller.wait_for(weights.wait_adopted(settled, caller.app_state.clamp_wait(wait_s)))
+    return await weights.state()

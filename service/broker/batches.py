@@ -5,12 +5,14 @@ A group is a position (`taken`: all up to it was leased or set aside) and some s
 `aside` (beyond `taken`, set aside as stale), and what each lease holds. Figures come from these.
 """
 
+import asyncio
 import secrets
 import time
+from contextlib import suppress
 from typing import Any
 
 from service.broker.connection import Connection, from_milliseconds, milliseconds
-from service.broker.errors import LeaseLost, LogChanged
+from service.broker.errors import UNAVAILABLE, LeaseLost, LogChanged
 from service.broker.notifications import Notifications, wait_within
 from service.broker.runs import Cursor
 from service.broker.scripts import script
@@ -19,8 +21,16 @@ from service.schemas import TOLERANT, Batch, Delivery, LeaseRequest, Pair
 
 @script("batches/lease.lua")
 def _lease(
-    run: str, group: str, size: int, min_size: int, lease_ms: int, token: str
+    run: str, group: str, size: int, min_size: int, lease_ms: int, token: str, call: str
 ) -> list[Any]: ...
+
+
+@script("batches/withdraw.lua")
+def _withdraw(run: str, group: str, token: str, call: str) -> None: ...
+
+
+@script("batches/release.lua")
+def _release(run: str, group: str, token: str) -> None: ...
 
 
 # Each answers with the run's epoch, and with 0 if the lease has ended.
@@ -39,7 +49,7 @@ def _renew(run: str, group: str, lease: str, lease_ms: int) -> tuple[str | None,
 
 
 @script("batches/active_leases.lua")
-def _active_leases(run: str, group: str, *leases: str) -> list[str]: ...
+def _active_leases(run: str, group: str, *leases: str) -> tuple[list[str], int]: ...
 
 
 @script("batches/delete_group.lua")
@@ -52,23 +62,40 @@ class Batches:
         self._notifications = notifications
 
     async def lease(self, run: str, request: LeaseRequest) -> Batch | None:
-        """The oldest pairs that the group has not taken; what was handed back comes first.
+        """The oldest pairs that the group has not taken; what was handed back comes first. Asked
+        for again with the same `token`, it is the same lease, and the same pairs.
 
-        None: fewer than asked for came within `wait_s`. Raises: KeyError (no such run).
+        None: fewer than asked for came within `wait_s`. Cancelling this call hands back what it
+        has just leased. Raises: KeyError (no such run), LeaseLost (its token is used up).
         """
-        batch, next_s = await self._lease_now(run, request)
+        token, call = request.token or secrets.token_hex(8), secrets.token_hex(8)
+        try:
+            return await self._wait_for_lease(run, request, token, call)
+        except asyncio.CancelledError:
+            # On the same connection, so it comes after the lease that may be on its way.
+            withdrawing = self._connection.run(_withdraw, run, request.group, token, call)
+            with suppress(*UNAVAILABLE):
+                await asyncio.shield(asyncio.ensure_future(withdrawing))
+            raise
+
+    async def _wait_for_lease(
+        self, run: str, request: LeaseRequest, token: str, call: str
+    ) -> Batch | None:
+        batch, next_s = await self._lease_now(run, request, token, call)
         if batch or request.wait_s <= 0:
             return batch
         end = time.monotonic() + request.wait_s
         async with self._notifications.subscribe(f"run:{run}") as changed:
             while True:
-                batch, next_s = await self._lease_now(run, request)
+                batch, next_s = await self._lease_now(run, request, token, call)
                 left = end - time.monotonic()
                 if batch or left <= 0:
                     return batch
                 await wait_within(changed, min(left, next_s))
 
-    async def _lease_now(self, run: str, request: LeaseRequest) -> tuple[Batch | None, float]:
+    async def _lease_now(
+        self, run: str, request: LeaseRequest, token: str, call: str
+    ) -> tuple[Batch | None, float]:
         """A batch; or None, and the seconds until a lease of the group runs out."""
         outcome, *rest = await self._connection.run(
             _lease,
@@ -77,10 +104,13 @@ class Batches:
             request.size,
             request.min_size or request.size,
             self._lease_ms(request.lease_s),
-            secrets.token_hex(8),
+            token,
+            call,
         )
         if outcome == "no run":
             raise KeyError(run)
+        if outcome == "used up":
+            raise LeaseLost(run, rest[0])
         if outcome == "wait":
             return None, float("inf") if rest[0] == "" else float(rest[0]) / 1000
         lease, expiry, epoch, picked = rest
@@ -102,6 +132,12 @@ class Batches:
         """Hands the pairs back, to be delivered again at once. Raises: LeaseLost, LogChanged."""
         self._check(run, lease, await self._connection.run(_nack, run, _group(lease), lease))
 
+    async def release(self, run: str, group: str, token: str) -> None:
+        """Hands back the lease with this token, if it was given, and uses the token up: a call with
+        it that is under way, or comes late, raises LeaseLost. For callers who do not wait for their
+        answer. Without such a run, nothing happens."""
+        await self._connection.run(_release, run, group, token)
+
     async def renew(self, run: str, lease: str, lease_s: float | None = None) -> float:
         """Extends a lease. Returns when it ends now, in ms since 1970. Raises: as `ack`."""
         lease_ms = self._lease_ms(lease_s)
@@ -113,19 +149,19 @@ class Batches:
         none. A subscriber that comes back begins anew, with the oldest pair that is kept."""
         return bool(await self._connection.run(_delete_group, run, group))
 
-    async def active_leases(self, run: str, group: str, leases: list[str]) -> list[str]:
-        """Those of these leases that still stand."""
-        return await self._connection.run(_active_leases, run, group, *leases)
-
-    async def wait_any_ended(
-        self, run: str, group: str, leases: list[str], timeout_s: float
-    ) -> None:
-        """Returns when one of these leases has ended, or after a while."""
+    async def wait_for_room(
+        self, run: str, group: str, leases: list[str], room: int, timeout_s: float
+    ) -> list[str]:
+        """Those of these leases that still stand: once there are fewer than `room`, or after a
+        while."""
         end = time.monotonic() + timeout_s
         async with self._notifications.subscribe(f"run:{run}") as changed:
-            while len(await self.active_leases(run, group, leases)) == len(leases):
-                if not await wait_within(changed, end - time.monotonic()):
-                    return
+            while True:
+                active, first_ms = await self._connection.run(_active_leases, run, group, *leases)
+                left = end - time.monotonic()
+                if len(active) < room or left <= 0:
+                    return active
+                await wait_within(changed, min(left, first_ms / 1000))
 
     def _check(self, run: str, lease: str, reply: tuple[str | None, int]) -> int:
         """Raises unless the lease was of this very run, and had not ended."""

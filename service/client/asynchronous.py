@@ -3,9 +3,9 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 from weakref import WeakSet
 
 from service.client.errors import PrefstreamError, TooManyRequests
@@ -35,7 +35,7 @@ from service.schemas import (
 )
 
 CANCEL_S = 5.0
-"""How long the jobs of a `map` that was left are tried to be cancelled, at most."""
+"""How long it is tried to undo what its caller left, at most: the jobs of a `map`, a lease."""
 
 
 class AsyncClient:
@@ -64,6 +64,7 @@ class AsyncClient:
         self._maps: WeakSet[AsyncGenerator[tuple[int, Job]]] = WeakSet()
         self._unfinished_maps: set[asyncio.Event] = set()
         """Each is set once what its map left open is cancelled."""
+        self._background: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,6 +82,7 @@ class AsyncClient:
         with suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_S):
                 await asyncio.gather(*(finished.wait() for finished in self._unfinished_maps))
+        await asyncio.gather(*self._background)
         await self._renewer.close()
         await self._transport.close()
 
@@ -267,21 +269,41 @@ class AsyncClient:
         wait_s: float = 0,
     ) -> AsyncLeasedBatch | None:
         """A batch of `size` pairs (at least `min_size`, or the run's window). None: they did not
-        come within `wait_s`.
+        come within `wait_s`. Who cancels this call holds nothing.
 
         It is renewed in the background until `ack` or `nack`; if this process dies, its pairs are
         delivered again after `lease_s`.
         """
-        request = LeaseRequest(group=group, size=size, min_size=min_size, lease_s=lease_s)
+        token = uuid.uuid4().hex  # what makes repeating it safe
+        request = LeaseRequest(
+            group=group, size=size, min_size=min_size, lease_s=lease_s, token=token
+        )
         end = time.monotonic() + wait_s
-        while True:
-            left = end - time.monotonic()
-            part = request.model_copy(update={"wait_s": max(0.0, min(LONG_POLL_S, left))})
-            batch = await self._transport.lease(run, part)
-            if batch is not None:
-                return self._renewer.add(batch, lease_s)
-            if left <= 0:
-                return None
+        try:
+            while True:
+                left = end - time.monotonic()
+                part = request.model_copy(update={"wait_s": max(0.0, min(LONG_POLL_S, left))})
+                batch = await self._transport.lease(run, part)
+                if batch is not None:
+                    return self._renewer.add(batch, lease_s)
+                if left <= 0:
+                    return None
+        except asyncio.CancelledError:
+            # The answer may be on its way, and the lease given.
+            await asyncio.shield(self._in_background(self._release(run, group, token)))
+            raise
+
+    async def _release(self, run: str, group: str, token: str) -> None:
+        with suppress(TimeoutError, PrefstreamError):
+            async with asyncio.timeout(CANCEL_S):
+                await self._transport.release(run, group, token)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that `close` waits for."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def append(self, run: str, pair: PairRequest) -> Appended:
         """Appends a pair of a data set to the run's log. Safe to repeat: the pair gets its id here,

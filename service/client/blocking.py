@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import ExitStack
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from service.client.asynchronous import AsyncClient
 from service.client.leases import LeasedBatch
@@ -16,6 +16,16 @@ T = TypeVar("T")
 END = object()
 
 
+def _result_of(portal: BlockingPortal, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What the call returns. Who is interrupted meanwhile (Ctrl-C) leaves nothing running."""
+    future = portal.start_task_soon(call)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
 def _blocking(
     method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate["Client", P], T]:
@@ -23,7 +33,7 @@ def _blocking(
 
     @wraps(method)
     def call(self: "Client", *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.portal.call(lambda: method(self.awaited, *args, **kwargs))
+        return _result_of(self.portal, lambda: method(self.awaited, *args, **kwargs))
 
     return call
 
@@ -41,7 +51,7 @@ def _iterating(
             return await anext(items, END)
 
         try:
-            while (item := self.portal.call(following)) is not END:
+            while (item := _result_of(self.portal, following)) is not END:
                 yield item  # pyright: ignore[reportReturnType]
         finally:
             self.portal.call(items.aclose)
@@ -120,12 +130,13 @@ class Client:
         wait_s: float = 0,
     ) -> LeasedBatch | None:
         """As of `AsyncClient`."""
-        leased = self.portal.call(
+        leased = _result_of(
+            self.portal,
             lambda: self.awaited.lease(
                 run, group=group, size=size, min_size=min_size, lease_s=lease_s, wait_s=wait_s
-            )
+            ),
         )
-        return None if leased is None else LeasedBatch(leased, self.portal.call)
+        return None if leased is None else LeasedBatch(leased, partial(_result_of, self.portal))
 
     def batches(
         self,

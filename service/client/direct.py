@@ -109,6 +109,9 @@ class RedisTransport:
     async def lease(self, run: str, request: LeaseRequest) -> Batch | None:
         return await self._of_run(run, lambda: self._broker.batches.lease(run, request))
 
+    async def release(self, run: str, group: str, token: str) -> None:
+        await self._call(lambda: self._broker.batches.release(run, group, token))
+
     async def ack(self, run: str, lease: str) -> None:
         await self._call(lambda: self._broker.batches.ack(run, lease))
 

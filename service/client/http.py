@@ -112,6 +112,9 @@ class HttpTransport:
         response = await self._request("POST", path, body=request, wait_s=request.wait_s)
         return _read(BATCH, response) if response.content else None
 
+    async def release(self, run: str, group: str, token: str) -> None:
+        await self._request("DELETE", f"/runs/{run}/groups/{group}/leases/{token}")
+
     async def ack(self, run: str, lease: str) -> None:
         await self._request("POST", f"/runs/{run}/leases/{lease}/ack")
 

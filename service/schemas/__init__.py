@@ -13,7 +13,14 @@ from service.schemas.base import (
     Model,
     RunName,
 )
-from service.schemas.batches import Batch, Delivery, LeaseRenewal, LeaseRequest, LeaseState
+from service.schemas.batches import (
+    Batch,
+    Delivery,
+    LeaseRenewal,
+    LeaseRequest,
+    LeaseState,
+    LeaseToken,
+)
 from service.schemas.conversation import (
     ImagePart,
     Message,
@@ -126,6 +133,7 @@ __all__ = [
     "LeaseRenewal",
     "LeaseRequest",
     "LeaseState",
+    "LeaseToken",
     "LogprobsRequest",
     "LogprobsResult",
     "Message",

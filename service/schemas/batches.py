@@ -1,12 +1,15 @@
 """Batches of pairs under a lease."""
 
 from datetime import datetime
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from service.schemas.base import GroupName, Model, RunName
 from service.schemas.pairs import Pair
+
+LeaseToken = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""The caller's name for a lease: letters, digits, underscore, hyphen; at most 64 characters."""
 
 
 class LeaseRequest(Model):
@@ -24,6 +27,11 @@ class LeaseRequest(Model):
     lease_s: float | None = Field(default=None, gt=0, le=24 * 3600)
     """Seconds without renewal after which the pairs are delivered again; by default the service's
     `batch_lease_s`."""
+    token: LeaseToken | None = None
+    """Names the lease, new for each; by default the service chooses one. Sent again with the same
+    token, the request is answered with the same lease and the same pairs, and renews it; so it may
+    be repeated when its answer was lost. Once the lease was acknowledged or handed back, its token
+    is used up (410)."""
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:

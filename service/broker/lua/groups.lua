@@ -3,7 +3,7 @@ local function position_of(place) return tonumber(string.match(place or '0', '^%
 
 -- Deletes all that is known of a group.
 local function delete_group(run, group)
-  local parts = {'', ':unacked', ':again', ':aside', ':leases', ':held', ':tries', ':acked'}
+  local parts = {'', ':unacked', ':again', ':aside', ':leases', ':held', ':calls', ':tries', ':acked'}
   for _, part in ipairs(parts) do
     redis.call('UNLINK', group_key(run, group) .. part)
   end
@@ -16,4 +16,23 @@ local function trim(run, position)
   if not last then return end
   redis.call('XTRIM', run_key(run) .. ':log', 'MINID', position + 1)
   redis.call('HSET', run_key(run), 'trimmed', last[1])
+end
+
+-- A lease that its subscriber gave back is not given again, should a call with its token come late.
+local function use_up(run, lease)
+  local time = now()
+  redis.call('ZREMRANGEBYSCORE', run_key(run) .. ':used_up', 0, time - 3600000)
+  redis.call('ZREMRANGEBYRANK', run_key(run) .. ':used_up', 0, -10000)  -- 10,000 at most
+  redis.call('ZADD', run_key(run) .. ':used_up', time, lease)
+end
+
+local function is_used_up(run, lease)
+  return redis.call('ZSCORE', run_key(run) .. ':used_up', lease) and true or false
+end
+
+-- Forgets a lease. What it held is the caller's to deal with.
+local function end_lease(group, lease)
+  redis.call('ZREM', group .. ':leases', lease)
+  redis.call('HDEL', group .. ':held', lease)
+  redis.call('HDEL', group .. ':calls', lease)
 end

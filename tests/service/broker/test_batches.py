@@ -1,31 +1,17 @@
 """Batches: leased, acknowledged, handed back, delivered again."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
 
 from service.broker import Broker, LeaseLost, LogChanged, LogTrimmed, WindowFull
-from service.schemas import Batch, LeaseRequest, RunSettings
+from service.schemas import Batch, RunSettings
+from tests.service.broker.leasing import group, ids, lease, must_lease
 from tests.service.http import sse_events
 from tests.service.samples import append, enqueue_bdhs, twice, weight_version
 from tests.waiting import until
-
-LEASE = LeaseRequest(size=2)
-
-
-async def lease(broker: Broker, **fields: object) -> Batch | None:
-    return await broker.batches.lease("r", LEASE.model_copy(update=fields))
-
-
-async def must_lease(broker: Broker, **fields: object) -> Batch:
-    batch = await lease(broker, **fields)
-    assert batch is not None
-    return batch
-
-
-def ids(batch: Batch) -> list[str]:
-    return [pair.pair_id for pair in batch.pairs]
 
 
 async def test_batches_come_in_order_and_are_acknowledged(broker: Broker) -> None:
@@ -47,7 +33,7 @@ async def test_a_lost_reply_loses_no_pair(broker: Broker, monkeypatch: pytest.Mo
     batches = [await must_lease(broker, min_size=1) for _ in range(3)]
     monkeypatch.undo()
     assert [ids(batch) for batch in batches] == [pairs[:2], pairs[2:4], pairs[4:]]
-    assert {delivery.count for batch in batches for delivery in batch.deliveries} == {2}
+    assert {delivery.count for batch in batches for delivery in batch.deliveries} == {1}
     for batch in batches:
         await broker.batches.ack("r", batch.lease)
     [group] = (await broker.runs.get("r")).groups  # pyright: ignore[reportOptionalMemberAccess]
@@ -82,6 +68,37 @@ async def test_a_batch_is_waited_for(broker: Broker) -> None:
     assert await lease(broker, wait_s=0.01) is None
 
 
+async def test_a_look_that_finds_nothing_new_is_cheap(broker: Broker) -> None:
+    """However much is there already, new or handed back, and however much was set aside."""
+    redis: Any = broker.connection.redis
+
+    async def looks(wanted: int) -> int:
+        """Commands of the server in one look."""
+        await redis.config_resetstat()
+        assert await lease(broker, size=wanted) is None
+        return sum(one["calls"] for one in (await redis.info("commandstats")).values())
+
+    await broker.runs.put("r", RunSettings(window=1000, max_staleness=0))
+    await append(broker, 30, version=0)
+    await _announce(broker, 1)
+    await append(broker, 20, version=1)
+    returned = await must_lease(broker, size=20)
+    await broker.batches.nack("r", returned.lease)
+    pairs = await append(broker, 39, version=1)
+    assert await looks(60) > 100
+    for _ in range(3):
+        assert await looks(60) < 25
+    waiting = asyncio.create_task(must_lease(broker, size=60, wait_s=60))
+    [late] = await append(broker, 1, version=1)
+    assert ids(await waiting) == [*ids(returned), *pairs, late]
+    await append(broker, 59, version=1)
+    assert await lease(broker, size=60) is None
+    await _announce(broker, 2)
+    await append(broker, 1, version=2)
+    assert await lease(broker, size=60) is None, "an announcement makes what was seen stale"
+    assert (await group(broker)).stale == 89
+
+
 async def test_what_is_handed_back_comes_first(broker: Broker) -> None:
     pairs = await append(broker, 4)
     first = await must_lease(broker)
@@ -90,7 +107,8 @@ async def test_what_is_handed_back_comes_first(broker: Broker) -> None:
     assert ids(again) == pairs[:2]
     assert [delivery.count for delivery in again.deliveries] == [2, 2]
     assert ids(await must_lease(broker)) == pairs[2:]
-    for call in (broker.batches.ack, broker.batches.nack, broker.batches.renew):
+    await broker.batches.nack("r", first.lease)  # a repeated call after a lost reply
+    for call in (broker.batches.ack, broker.batches.renew):
         with pytest.raises(LeaseLost, match="handed back"):
             await call("r", first.lease)
 
@@ -282,6 +300,23 @@ async def test_a_stream_sends_what_is_acknowledged_in_time(
             if len(seen) == 6:
                 break
     assert seen == pairs
+
+
+async def test_a_stream_goes_on_when_a_lease_runs_out(
+    http: httpx.AsyncClient, worker: Broker
+) -> None:
+    """Nobody acknowledges, and nobody else looks."""
+    pairs = await append(worker, 2)
+    counts: list[int] = []
+    params = {"size": 2, "prefetch": 1, "lease_s": 0.05}
+    async with asyncio.timeout(8), http.stream("GET", "/runs/r/batches", params=params) as stream:
+        async for event in sse_events(stream):
+            batch = Batch.model_validate_json(event["data"])
+            assert ids(batch) == pairs
+            counts.append(batch.deliveries[0].count)
+            if len(counts) == 5:
+                break
+    assert counts == [1, 2, 3, 4, 5]
 
 
 async def test_leases_over_http(http: httpx.AsyncClient, worker: Broker) -> None:

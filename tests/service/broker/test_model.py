@@ -110,6 +110,21 @@ class BrokerMachine(JobsMachine):
         state.leases[batch.lease] = picked
         return run, group, batch.lease
 
+    @rule(lease=leases)
+    def lease_again(self, lease: tuple[str, str, str]) -> None:
+        """With the token of a lease that stands, or is used up."""
+        run, group, name = lease
+        request = LeaseRequest(group=group, size=1, token=name.rpartition("~")[2])
+        state = self.runs[run].groups.get(group)
+        if state and name in state.leases:
+            batch = self.wait(self.broker.batches.lease(run, request))
+            assert batch is not None
+            held = [self.runs[run].log[position][0] for position in state.leases[name]]
+            assert (batch.lease, [pair.pair_id for pair in batch.pairs]) == (name, held)
+        elif name.startswith(self.wait(self.broker.runs.get(run)).epoch):  # pyright: ignore[reportOptionalMemberAccess]
+            with pytest.raises(LeaseLost):
+                self.wait(self.broker.batches.lease(run, request))
+
     def lag(self, version: int | None) -> int:
         return 0 if version is None else self.version - version
 

@@ -12,8 +12,7 @@ for position in string.gmatch(held, '%d+') do
   redis.call('HDEL', g .. ':tries', position)
   redis.call('HINCRBY', g, 'acknowledged', 1)
 end
-redis.call('HDEL', g .. ':held', lease)
-redis.call('ZREM', g .. ':leases', lease)
+end_lease(g, lease)
 redis.call('ZREMRANGEBYSCORE', g .. ':acked', 0, time - 3600000)
 redis.call('ZADD', g .. ':acked', time, lease)
 

@@ -1,19 +1,63 @@
--- ARGV: run, group, size, min_size, lease_ms, token
+-- ARGV: run, group, size, min_size, lease_ms, token, call
 -- include: return_lease.lua
 
 local key, g, time = run_key(run), group_key(run, group), now()
+local log = key .. ':log'
 local state = redis.call('HMGET', key, 'epoch', 'window', 'max_staleness', 'stale', 'trimmed')
 if not state[1] then return {'no run'} end
 size = tonumber(size)
 local need = math.min(tonumber(min_size), tonumber(state[2]))
 local newest = tonumber(redis.call('HGET', NS .. ':weights', 'newest') or 0)
 local bound = tonumber(state[3] or '')
+local lease = state[1] .. '~' .. group .. '~' .. token
+if is_used_up(run, lease) or redis.call('ZSCORE', g .. ':acked', lease) then
+  return {'used up', lease}
+end
 
+-- What of a pair a batch says, and whether it is too stale to be delivered.
+local function offered(position, entry)
+  local fields = {}
+  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+  local lag = fields.version == '' and '' or newest - fields.version
+  local stale = bound and lag ~= '' and lag > bound
+  local tries = redis.call('HGET', g .. ':tries', position) or 0
+  return {position, entry[1], fields.pair, lag, stale and 1 or 0, tries + 1},
+    stale and state[4] == 'drop'
+end
+
+local function forget(position, counter)
+  redis.call('HINCRBY', g, counter, 1)
+  redis.call('ZREM', g .. ':unacked', position)
+  redis.call('HDEL', g .. ':tries', position)
+end
+
+local function deliver(picked)
+  local held = {}
+  for i, pair in ipairs(picked) do held[i] = pair[1] end
+  redis.call('HSET', g .. ':held', lease, table.concat(held, ' '))
+  redis.call('HSET', g .. ':calls', lease, call)
+  redis.call('ZADD', g .. ':leases', time + lease_ms, lease)
+  notify('run:' .. run)  -- who waits learns when this lease runs out
+  return {'lease', lease, time + lease_ms, state[1], picked}
+end
+
+local picked = {}
+local held = redis.call('HGET', g .. ':held', lease)
+if held then  -- asked for again: the same batch, but for what retention has trimmed
+  for position in string.gmatch(held, '%d+') do
+    local entry = redis.call('XRANGE', log, position, position)[1]
+    if entry then
+      picked[#picked + 1] = offered(tonumber(position), entry)
+    else
+      forget(position, 'missed')
+    end
+  end
+  if #picked > 0 then return deliver(picked) end
+  end_lease(g, lease)
+end
 for _, ended in ipairs(redis.call('ZRANGEBYSCORE', g .. ':leases', 0, time)) do
   return_lease(run, group, ended)
 end
-local lease = state[1] .. '~' .. group .. '~' .. token
-return_lease(run, group, lease)  -- this very call again: what the lost reply held comes first
 
 -- A new group begins with the oldest pair that is kept. One that retention overtook misses some.
 local taken, trimmed = tonumber(redis.call('HGET', g, 'taken')), position_of(state[5])
@@ -26,64 +70,71 @@ elseif taken < trimmed then
 end
 redis.call('HSET', g, 'taken', taken)
 
-local picked = {}
-local function set_aside(position)
-  redis.call('HINCRBY', g, 'stale', 1)
-  redis.call('ZREM', g .. ':unacked', position)
-  redis.call('HDEL', g .. ':tries', position)
+local function wait()
+  local first = redis.call('ZRANGE', g .. ':leases', 0, 0, 'WITHSCORES')[2]
+  return {'wait', first and math.max(1, first - time) or ''}
 end
 
--- True if the pair was too stale, and has been dealt with.
-local function offer(position, entry)
-  local fields = {}
-  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
-  local lag = fields.version == '' and '' or newest - fields.version
-  local stale = bound and lag ~= '' and lag > bound
-  if stale and state[4] == 'drop' then
-    set_aside(position)
-    return true
+-- New pairs from a position on, as many as are missing, are handed to `take`; those that are too
+-- stale are set aside. Returns the last position that was looked at.
+local function scan(from, missing, take)
+  while missing > 0 do
+    local entries = redis.call('XRANGE', log, from + 1, '+', 'COUNT', missing)
+    if #entries == 0 then break end
+    for _, entry in ipairs(entries) do
+      from = position_of(entry[1])
+      if not redis.call('ZSCORE', g .. ':aside', from) then
+        local pair, dropped = offered(from, entry)
+        if dropped then
+          forget(from, 'stale')
+          redis.call('ZADD', g .. ':aside', from, from)
+        else
+          take(pair)
+          missing = missing - 1
+        end
+      end
+    end
   end
-  local tries = redis.call('HGET', g .. ':tries', position) or 0
-  picked[#picked + 1] = {position, entry[1], fields.pair, lag, stale and 1 or 0, tries + 1}
+  return from
+end
+
+-- Who waits looks at every new pair. What an earlier look saw (all of `again`, and new pairs up to
+-- `seen`) and was too little is not read again, unless it may have gone stale since.
+local freshness = newest .. ' ' .. (state[3] or '') .. ' ' .. state[4]
+local looked = redis.call('HMGET', g, 'seen', 'freshness')
+if looked[1] and looked[2] == freshness then
+  local seen = math.max(taken, looked[1])
+  local found = redis.call('ZCARD', g .. ':again') + seen - taken -
+    redis.call('ZCOUNT', g .. ':aside', taken + 1, seen)
+  seen = scan(seen, need - found, function() found = found + 1 end)
+  redis.call('HSET', g, 'seen', seen)
+  if found > 0 and found < need then return wait() end
 end
 
 for _, position in ipairs(redis.call('ZRANGE', g .. ':again', 0, -1)) do
   if #picked == size then break end
-  local entry = redis.call('XRANGE', key .. ':log', position, position)[1]
-  if not entry then
-    redis.call('HINCRBY', g, 'missed', 1)
-    redis.call('ZREM', g .. ':unacked', position)
-    redis.call('HDEL', g .. ':tries', position)
-    redis.call('ZREM', g .. ':again', position)
-  elseif offer(tonumber(position), entry) then
+  local entry = redis.call('XRANGE', log, position, position)[1]
+  local pair, dropped
+  if entry then pair, dropped = offered(tonumber(position), entry) end
+  if pair and not dropped then
+    picked[#picked + 1] = pair
+  else
+    forget(position, pair and 'stale' or 'missed')
     redis.call('ZREM', g .. ':again', position)
   end
 end
-
-local scanned = taken
-while #picked < size do
-  local entries = redis.call('XRANGE', key .. ':log', scanned + 1, '+', 'COUNT', size - #picked)
-  if #entries == 0 then break end
-  for _, entry in ipairs(entries) do
-    scanned = position_of(entry[1])
-    if not redis.call('ZSCORE', g .. ':aside', scanned) and offer(scanned, entry) then
-      redis.call('ZADD', g .. ':aside', scanned, scanned)
-    end
-  end
-end
+local scanned = scan(taken, size - #picked, function(pair) picked[#picked + 1] = pair end)
 
 if #picked == 0 then  -- all that was there is set aside
   redis.call('HSET', g, 'taken', scanned)
   redis.call('ZREMRANGEBYSCORE', g .. ':aside', 0, scanned)
 end
 if #picked == 0 or #picked < need then
-  local first = redis.call('ZRANGE', g .. ':leases', 0, 0, 'WITHSCORES')[2]
-  return {'wait', first and math.max(1, first - time) or ''}
+  redis.call('HSET', g, 'seen', scanned, 'freshness', freshness)
+  return wait()
 end
 
-local held = {}
-for i, pair in ipairs(picked) do
-  held[i] = pair[1]
+for _, pair in ipairs(picked) do
   if pair[4] ~= '' then
     redis.call('HINCRBY', g, 'lag', pair[4])
     redis.call('HINCRBY', g, 'aged', 1)
@@ -92,8 +143,6 @@ for i, pair in ipairs(picked) do
   redis.call('ZREM', g .. ':again', pair[1])
 end
 redis.call('HSET', g, 'taken', scanned)
+redis.call('HDEL', g, 'seen')
 redis.call('ZREMRANGEBYSCORE', g .. ':aside', 0, scanned)
-redis.call('HSET', g .. ':held', lease, table.concat(held, ' '))
-redis.call('ZADD', g .. ':leases', time + lease_ms, lease)
-notify('run:' .. run)  -- who waits learns when this lease runs out
-return {'lease', lease, time + lease_ms, state[1], picked}
+return deliver(picked)

@@ -18,7 +18,9 @@ if open > 0 then
   if open > limit then return {'more'} end
 end
 for _, group in ipairs(groups) do delete_group(run, group) end
-redis.call('UNLINK', key, key .. ':log', key .. ':groups', key .. ':filtered', key .. ':figures')
+for _, part in ipairs({'', ':log', ':groups', ':filtered', ':figures', ':used_up'}) do
+  redis.call('UNLINK', key .. part)
+end
 redis.call('SREM', NS .. ':runs', run)
 notify('run:' .. run)
 return {'deleted'}
