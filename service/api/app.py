@@ -63,19 +63,28 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     async with Broker.connect(settings) as broker:
         app.state.app_state = AppState(settings, broker, Intake(broker, settings))
-        sweeper = asyncio.create_task(_sweep(broker), name="sweeper")
+        sweeper = asyncio.create_task(_sweep(app.state.app_state), name="sweeper")
         yield
         app.state.app_state.stopping.set()
         sweeper.cancel()
 
 
-async def _sweep(broker: Broker) -> None:
+async def _sweep(app_state: AppState) -> None:
     """Keeps deadlines and leases even while no worker asks for jobs, and removes unused images.
-    Recovers when Redis does."""
+
+    No error ends it: it recovers when Redis does, and while it fails otherwise, the service is not
+    ready.
+    """
     while True:
         try:
-            await broker.sweeper.sweep()
-            await broker.images.sweep()
+            await app_state.broker.sweeper.sweep()
+            await app_state.broker.images.sweep()
         except UNAVAILABLE as error:
             log.warning("sweep failed", error=repr(error))
+        except Exception as error:
+            if app_state.sweep_error is None:
+                log.exception("sweep failed; it is tried again every second")
+            app_state.sweep_error = repr(error)
+        else:
+            app_state.sweep_error = None
         await asyncio.sleep(SWEEP_INTERVAL_S)

@@ -20,7 +20,7 @@ async def live() -> dict[str, str]:
 
 @router.get(
     "/ready",
-    summary="Jobs can be taken in: Redis is reachable",
+    summary="Jobs can be taken in: Redis is reachable, and deadlines and leases are kept",
     responses={503: {"model": Health, "description": "Not now."}},
 )
 async def ready(app_state: AppStateDep, response: Response) -> Health:
@@ -31,4 +31,7 @@ async def ready(app_state: AppStateDep, response: Response) -> Health:
     except (*UNAVAILABLE, TimeoutError):
         response.status_code = 503
         return Health(status="unavailable", redis=False)
+    if app_state.sweep_error is not None:  # the log says it whole
+        response.status_code = 503
+        return Health(status="unavailable", redis=True, workers=workers)
     return Health(status="ok", redis=True, workers=workers)

@@ -5,6 +5,7 @@ lie under keys without the namespace's hash tag, so a Cluster spreads them over 
 counts references: the sweep looks who names an image, at the moment of removing it.
 """
 
+import asyncio
 import hashlib
 
 from redis.client import NEVER_DECODE
@@ -14,6 +15,8 @@ from service.broker.errors import ImageGone
 from service.broker.scripts import script
 
 SWEEP_EVERY_S = 600.0
+SWEEP_PAGE = 500
+"""Images that are looked at together."""
 REMOVED_AFTER_S = 60
 """Bytes outlive their registration by this, in case somebody stores them again just now."""
 
@@ -22,8 +25,16 @@ REMOVED_AFTER_S = 60
 def _register(ref: str) -> int: ...
 
 
-@script("images/unnamed_since.lua")
-def _unnamed_since(age_ms: int, interval_ms: int) -> list[str]: ...
+@script("images/begin_sweep.lua")
+def _begin_sweep(age_ms: int, interval_ms: int) -> int: ...
+
+
+@script("images/last_named_before.lua")
+def _last_named_before(cutoff: int, count: int) -> list[str]: ...
+
+
+@script("images/touch.lua")
+def _touch(refs: str) -> None: ...
 
 
 @script("images/named_by_jobs.lua")
@@ -35,7 +46,7 @@ def _named_by_pairs(run: str, stream: str, start: str) -> tuple[str, list[str]]:
 
 
 @script("images/unregister.lua")
-def _unregister(ref: str, age_ms: int) -> int: ...
+def _unregister(ref: str, cutoff: int) -> int: ...
 
 
 class Images:
@@ -68,18 +79,27 @@ class Images:
         dead letter, nor a kept pair (left out or not) names. One sweeper at a time. Returns how
         many."""
         age = milliseconds(self._connection.settings.image_ttl_s)
-        old = set(await self._connection.run(_unnamed_since, age, milliseconds(SWEEP_EVERY_S)))
-        if not old:
-            return 0
+        cutoff = await self._connection.run(_begin_sweep, age, milliseconds(SWEEP_EVERY_S))
+        named: set[str] | None = None
         removed = 0
-        for ref in old - await self._named():
-            # Whoever named it since has moved its time, and it stays.
-            if await self._connection.run(_unregister, ref, age):
-                await self._connection.command("EXPIRE", self._key(ref), REMOVED_AFTER_S)
-                if await self.exists(ref):
-                    await self._connection.command("PERSIST", self._key(ref))
-                removed += 1
+        while old := await self._connection.run(_last_named_before, cutoff, SWEEP_PAGE):
+            if named is None:
+                named = await self._named()
+            # Their time moves, so that what is kept hides nothing that is not.
+            if kept := named.intersection(old):
+                await self._connection.run(_touch, " ".join(kept))
+            strays = [self._remove(ref, cutoff) for ref in old if ref not in named]
+            removed += sum(await asyncio.gather(*strays))
         return removed
+
+    async def _remove(self, ref: str, cutoff: int) -> bool:
+        # Whoever named it since has moved its time, and it stays.
+        if not await self._connection.run(_unregister, ref, cutoff):
+            return False
+        await self._connection.command("EXPIRE", self._key(ref), REMOVED_AFTER_S)
+        if await self.exists(ref):
+            await self._connection.command("PERSIST", self._key(ref))
+        return True
 
     async def _named(self) -> set[str]:
         named: set[str] = set()

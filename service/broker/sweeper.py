@@ -7,7 +7,7 @@ from service.broker.scripts import script
 
 
 @script("sweeper/sweep.lua")
-def _sweep(interval_ms: int) -> None: ...
+def _sweep(interval_ms: int) -> int: ...
 
 
 class Sweeper:
@@ -24,4 +24,5 @@ class Sweeper:
         if now - self._swept_at < self.interval_s:
             return
         self._swept_at = now
-        await self._connection.run(_sweep, milliseconds(self.interval_s * 0.9))
+        while await self._connection.run(_sweep, milliseconds(self.interval_s * 0.9)):
+            """There was more than goes into one step."""

@@ -38,6 +38,23 @@ async def test_ready_means_that_jobs_are_taken_in(http: httpx.AsyncClient, worke
     assert (await http.get("/health/ready")).json()["workers"] == []
 
 
+async def test_a_sweep_that_fails_is_tried_again_and_said_so(server: Server) -> None:
+    settings = Settings.model_validate({"redis_url": server.url})
+    with served(settings) as url:
+        async with (
+            httpx.AsyncClient(base_url=url, timeout=30) as http,
+            Broker.connect(settings) as broker,
+        ):
+            deadlines = broker.connection.key("deadlines")
+            await broker.connection.redis.set(deadlines, "of another type")
+            while (ready := await http.get("/health/ready")).status_code == 200:
+                await asyncio.sleep(0.05)
+            assert ready.json()["redis"] is True
+            await broker.connection.redis.delete(deadlines)
+            while (await http.get("/health/ready")).status_code != 200:
+                await asyncio.sleep(0.05)
+
+
 async def test_redis_may_go_away_and_come_back(own_server: Server) -> None:
     settings = Settings.model_validate({"redis_url": own_server.url})
     with served(settings) as url:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.broker import Broker, ImageGone
+from service.broker import Broker, ImageGone, images
 from service.schemas import JobError
 from service.settings import Settings
 from tests.service.leaks import find_leaks
@@ -69,6 +69,20 @@ async def test_the_sweep_removes_what_nobody_names(settings: Settings) -> None:
         assert revived.status == "queued"
         assert await _sweep(broker) == 0
         assert await find_leaks(broker) == []
+
+
+async def test_images_that_are_kept_do_not_hide_those_that_are_not(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "SWEEP_PAGE", 4)
+    async with Broker.connect(settings.model_copy(update={"image_ttl_s": 0.001})) as broker:
+        kept = [await broker.images.put(b"kept %d" % n) for n in range(10)]
+        for ref in kept:
+            await enqueue(broker, images=[ref])
+        strays = [await broker.images.put(b"stray %d" % n) for n in range(10)]
+        assert await _sweep(broker) == len(strays)
+        assert [await broker.images.exists(ref) for ref in kept] == [True] * len(kept)
+        assert [await broker.images.exists(ref) for ref in strays] == [False] * len(strays)
 
 
 async def test_a_young_image_stays(broker: Broker) -> None:

@@ -211,6 +211,14 @@ async def test_a_missed_deadline_fails_the_job(broker: Broker) -> None:
     assert (ended.status, ended.error.code) == (JobStatus.failed, "deadline_exceeded")
 
 
+async def test_one_sweep_ends_all_missed_deadlines(broker: Broker) -> None:
+    jobs = [await enqueue(broker, deadline_s=0.001) for _ in range(250)]
+    await asyncio.sleep(0.002)  # the deadline itself
+    await broker.sweeper.sweep()
+    ended = [await broker.jobs.get(job.id) for job in jobs]
+    assert {job.status for job in ended if job} == {JobStatus.failed}
+
+
 async def test_the_sweep_ends_missed_deadlines_without_workers(broker: Broker) -> None:
     job = await enqueue(broker, deadline_s=0.001)
     await asyncio.sleep(0.002)  # the deadline itself

@@ -1,5 +1,5 @@
--- ARGV: ref, age_ms
+-- ARGV: ref, cutoff
 
 local score = redis.call('ZSCORE', NS .. ':images', ref)
-if not score or tonumber(score) > now() - age_ms then return 0 end
+if not score or tonumber(score) > tonumber(cutoff) then return 0 end
 return redis.call('ZREM', NS .. ':images', ref)

@@ -4,12 +4,12 @@
 -- include: lanes.lua
 
 -- One sweeper at a time: the others find that it was done a moment ago.
-if not redis.call('SET', NS .. ':swept', 1, 'NX', 'PX', interval_ms) then return end
-promote_retries()
+if not redis.call('SET', NS .. ':swept', 1, 'NX', 'PX', interval_ms) then return 0 end
+local more = promote_retries()
 local time = now()
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', NS .. ':deadlines', 0, time, 'LIMIT', 0, 100)) do
-  miss_deadline(id)
-end
+local late = redis.call('ZRANGEBYSCORE', NS .. ':deadlines', 0, time, 'LIMIT', 0, 100)
+for _, id in ipairs(late) do miss_deadline(id) end
+more = more or #late == 100
 
 local function expire(id, lane, entry)
   local state = redis.call('HMGET', job_key(id), 'status', 'entry', 'attempt', 'released', 'owner')
@@ -45,6 +45,7 @@ for _, lane in ipairs(all_lanes()) do
     'COUNT', 100)
   if not reply.err then
     redis.call('HSET', NS .. ':cursors', lane, reply[1])
+    more = more or reply[1] ~= '0-0'
     for _, entry in ipairs(reply[2]) do
       if entry and entry[2] then expire(entry[2][2], lane, entry[1]) end
     end
@@ -55,9 +56,13 @@ end
 redis.call('ZREMRANGEBYSCORE', NS .. ':ended', 0, time - RESULT_TTL_MS)
 for _, set in ipairs({'ended', 'dead'}) do
   local excess = math.min(1000, redis.call('ZCARD', NS .. ':' .. set) - MAX_ENDED)
+  more = more or excess == 1000
   if excess > 0 then
     for i, id in ipairs(redis.call('ZPOPMIN', NS .. ':' .. set, excess)) do
       if i % 2 == 1 then redis.call('UNLINK', job_key(id), job_key(id) .. ':events') end
     end
   end
 end
+-- Some at a time, so that nobody waits for all; the rest at once.
+if more then redis.call('DEL', NS .. ':swept') end
+return more and 1 or 0

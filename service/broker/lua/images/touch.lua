@@ -1,0 +1,3 @@
+-- ARGV: refs
+
+touch_images(refs)
