@@ -17,6 +17,9 @@ from service.settings import NAMESPACE, MissingRedis, Settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
+REFUSED = 2
+"""Status of a command that ends with a message: what it was given has to change."""
+
 Url = Annotated[
     str, typer.Option("--url", envvar="PREFSTREAM_URL", help="The service, or its Redis.")
 ]
@@ -66,9 +69,9 @@ def read_settings(namespace: str | None) -> Settings:
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the command with status 2 and the message."""
+    """Ends the command with the message, and `REFUSED` as its status."""
     typer.secho(message, fg="red", err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(REFUSED)
 
 
 @contextmanager

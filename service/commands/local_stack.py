@@ -1,23 +1,18 @@
 """Everything on one machine: an embedded Valkey, service, worker, perhaps trainer, and their end.
 
-The children live in sessions of their own, so that Ctrl-C reaches this process alone and it can
-stop them in order: the worker drains while the others still answer. Should this process be killed,
-the kernel tells the children.
+Each is kept alive (service/commands/local_part.py). Ctrl-C reaches this process alone, so that it
+can stop them in order: the worker drains while the others still answer.
 """
 
 import asyncio
-import ctypes
 import fcntl
 import os
-import re
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self, TypeVar
@@ -25,6 +20,7 @@ from typing import IO, Any, Self, TypeVar
 import httpx
 from rich.console import Console
 
+from service.commands.local_part import LocalPart, LocalStackError
 from service.schemas import TOLERANT, Health
 
 Result = TypeVar("Result")
@@ -40,19 +36,12 @@ TOY_TRAINER_SETTINGS = {
 }
 """Settings of a trainer that suit the toy model, which is far smaller than the paper's."""
 
-STOP_TIMEOUT_S = 45.0
-"""Seconds that a child may take to end in order: longer than a worker drains."""
-
 POLL_INTERVAL_S = 0.2
-
-
-class LocalStackError(RuntimeError):
-    """A process did not start, or ended by itself."""
 
 
 class LocalStack:
     """Valkey, service, worker and perhaps a trainer as child processes: started in order by `with`,
-    stopped in reverse."""
+    kept alive by `wait` and `run`, stopped in reverse."""
 
     def __init__(
         self,
@@ -75,7 +64,8 @@ class LocalStack:
         self._host = host
         self._port = port
         self._data = data.resolve()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._parts: list[LocalPart] = []
+        """In the order in which they were started."""
         self._stopping = threading.Event()
         self._lock: IO[bytes] | None = None
         self._handlers: dict[signal.Signals, Any] = {signal.SIGINT: None, signal.SIGTERM: None}
@@ -96,15 +86,14 @@ class LocalStack:
         self._stop_all()
 
     def wait(self) -> None:
-        """Until Ctrl-C or SIGTERM. Raises: LocalStackError, if a process ends by itself."""
+        """Until Ctrl-C or SIGTERM. Raises: LocalStackError, if a part is given up."""
         while not self._stopping.wait(POLL_INTERVAL_S):
-            self._check_processes()
+            self._keep_alive()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """What `work` returns, in an event loop of its own.
 
-        Raises: KeyboardInterrupt, after Ctrl-C or SIGTERM. LocalStackError, if a process ends by
-        itself.
+        Raises: KeyboardInterrupt, after Ctrl-C or SIGTERM. LocalStackError, if a part is given up.
         """
         try:
             return asyncio.run(self._until_stopped(work))
@@ -115,7 +104,7 @@ class LocalStack:
         task = asyncio.ensure_future(work)
         try:
             while not task.done() and not self._stopping.is_set():
-                self._check_processes()
+                self._keep_alive()
                 await asyncio.wait({task}, timeout=POLL_INTERVAL_S)
         finally:
             task.cancel()  # once: it may have to tidy up
@@ -129,8 +118,8 @@ class LocalStack:
         self._stopping.set()
 
     def _kill(self, number: int, frame: FrameType | None) -> None:
-        for child in self._processes.values():
-            _signal_group(child, signal.SIGKILL)
+        for part in self._parts:
+            part.kill()
 
     # --- start ---
 
@@ -184,6 +173,7 @@ class LocalStack:
                 # On cores that it shares with the engine, more threads make it slower
                 # (docs/training.md has the figures).
                 environment if self._model != "toy" else {"OMP_NUM_THREADS": "1"} | environment,
+                may_finish=True,
             )
         if not self._stopping.is_set():
             self._console.print(
@@ -209,7 +199,8 @@ class LocalStack:
             "unixsocketperm": "700",
             "dir": str(self._data),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            # `everysec` may put off a write by two seconds, which are lost if it is killed then.
+            "appendfsync": "always",
             "save": "",
             "maxmemory-policy": "noeviction",
         }
@@ -218,21 +209,31 @@ class LocalStack:
         self._wait_until(lambda: _accepts_connections(path))
         return f"unix://{path}"
 
-    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        with (self._data / f"{name}.log").open("ab") as output:
-            self._processes[name] = subprocess.Popen(
+    def _spawn(
+        self,
+        name: str,
+        command: list[str],
+        environment: dict[str, str],
+        *,
+        may_finish: bool = False,
+    ) -> None:
+        self._parts.append(
+            LocalPart(
+                name,
                 command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
+                environment,
+                self._data / f"{name}.log",
+                self._say,
+                may_finish=may_finish,
             )
+        )
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False)
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
         while not ready() and not self._stopping.wait(POLL_INTERVAL_S):
-            self._check_processes()
+            self._keep_alive()
 
     def _is_ready(self) -> bool:
         try:
@@ -243,59 +244,21 @@ class LocalStack:
         health = Health.model_validate_json(answer.content, **TOLERANT)
         return any(worker.engine_ready for worker in health.workers)
 
-    def _check_processes(self) -> None:
-        for name, child in self._processes.items():
-            if child.poll() == 0 and name == "trainer":
-                continue  # it took all its steps
-            if child.poll() is not None:
-                log = self._data / f"{name}.log"
-                raise LocalStackError(
-                    f"The {name} ended by itself, with status {child.returncode}. From {log}:\n"
-                    + "\n".join(_errors_in(log.read_text(errors="replace").splitlines()))
-                )
+    def _keep_alive(self) -> None:
+        for part in self._parts:
+            part.keep_alive()
 
     # --- end ---
 
     def _stop_all(self) -> None:
-        running = {n: c for n, c in self._processes.items() if c.poll() is None}
-        if running:
+        if any(part.running for part in self._parts):
             self._console.print("Stopping …")
-        for name in ("trainer", "worker", "service", "valkey"):
-            if name in running:
-                _terminate(running[name])
-        for child in self._processes.values():
-            _signal_group(child, signal.SIGKILL)  # what a part that died left behind
+        for part in reversed(self._parts):
+            part.stop()
         if self._lock is not None:
             self._lock.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-
-
-def _errors_in(lines: list[str]) -> list[str]:
-    """The errors that a log names, each once, or else how it ends."""
-    errors = dict.fromkeys(line for line in lines if re.search(r"\w(Error|Exception): ", line))
-    return list(errors)[-5:] or lines[-10:]
-
-
-def _terminate(child: subprocess.Popen[bytes]) -> None:
-    child.terminate()
-    try:
-        child.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        _signal_group(child, signal.SIGKILL)
-        child.wait()
-
-
-def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # nobody left in it
-        os.killpg(child.pid, number)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the parent is gone; elsewhere nothing."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _accepts_connections(path: str) -> bool:

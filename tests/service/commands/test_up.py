@@ -10,53 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
-from tests.processes import alive_after_a_while, wait_until_up
-from tests.proxy import PROXY_VARIABLES
+from tests.processes import Up, alive_after_a_while, users_environment, wait_until_up
 from tests.servers import free_port
 from tests.worker import checkpoints
-
-
-def environment() -> dict[str, str]:
-    """A user's, who says nothing of memory: the workers' tests set it for theirs."""
-    return {k: v for k, v in os.environ.items() if k != "VLLM_CPU_KVCACHE_SPACE"}
-
-
-class Up:
-    """`prefstream up` on a tiny checkpoint."""
-
-    def __init__(self, model: Path, data: Path):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.data = data
-        data.mkdir()
-        self.said = data / "said"
-        said = self.said.open("wb")
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "service", "up", "--model", str(model)),
-                *("--port", str(self.port), "--data", str(data)),
-            ],
-            env=environment()
-            | {
-                "HF_HUB_OFFLINE": "1",
-                "PREFSTREAM_WORKER_ENFORCE_EAGER": "1",
-                "PREFSTREAM_WORKER_MAX_LORA_RANK": "8",
-                **dict.fromkeys(PROXY_VARIABLES, f"http://127.0.0.1:{free_port()}"),  # of nobody
-            },
-            stderr=said,
-        )
-        said.close()
-
-    def wait_until_ready(self) -> None:
-        wait_until_up(self.process, self.said, self.data / "worker.log")
-        assert httpx.get(f"{self.url}/health/ready").status_code == 200
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def up(model: Path, tmp_path: Path) -> Iterator[Up]:
     up = Up(model, tmp_path / "data")
     yield up
-    if up.process.poll() is None:
-        up.process.kill()
-    up.process.wait()
+    up.close()
 
 
 def test_ctrl_c_stops_all_of_it(up: Up) -> None:
@@ -114,7 +71,7 @@ def test_ctrl_c_stops_a_command_that_works_in_it(tmp_path: Path) -> None:
 def run_up(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "service", "up", *arguments],
-        env=environment(),
+        env=users_environment(),
         capture_output=True,
         text=True,
         timeout=240,
