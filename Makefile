@@ -14,8 +14,9 @@ READY := .venv/.ready
 demo: $(READY)  ## make real pairs on the toy model, in a few minutes; leaves demo-out/
 	$(BIN)/prefstream demo
 
-test: $(READY)  ## all tests, in JOBS processes
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
+test: $(READY)  ## all tests, in JOBS processes; those that break things have the machine to themselves
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup --ignore tests/faults
+	$(BIN)/pytest tests/faults
 
 test-python:  ## the service's and the client's tests on another Python: the one that PYTHON names, or any
 	scripts/test_python.sh "$(PYTHON)"
