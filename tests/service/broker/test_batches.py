@@ -53,8 +53,8 @@ async def test_subscribers_of_a_group_share_no_pair(broker: Broker) -> None:
 
 async def test_groups_each_see_all_pairs(broker: Broker) -> None:
     pairs = await append(broker, 2)
-    for group in ("trainer", "viewer", "my.other-group_1"):
-        batch = await must_lease(broker, group=group)
+    for name in ("trainer", "viewer", "my.other-group_1"):
+        batch = await must_lease(broker, group=name)
         assert ids(batch) == pairs
         await broker.batches.ack("r", batch.lease)
 
