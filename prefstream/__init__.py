@@ -36,6 +36,7 @@ from service.client import (
     TemporaryError,
     TooManyRequests,
     Unauthorized,
+    VersionNotFound,
     WindowFull,
     image_data,
 )
@@ -137,6 +138,7 @@ __all__ = [
     "Unauthorized",
     "UnknownResult",
     "Verdict",
+    "VersionNotFound",
     "View",
     "WeightVersion",
     "Weights",

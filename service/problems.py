@@ -19,6 +19,8 @@ from service.broker import (
     QueueFull,
     RunBusy,
     VersionNotNewer,
+    VersionTooFar,
+    VersionWithdrawn,
     WindowFull,
 )
 from service.schemas import Job, JobStatus, Problem
@@ -36,6 +38,8 @@ STATUS: dict[type[BrokerError], int] = {
     LeaseLost: 410,
     RunBusy: 409,
     VersionNotNewer: 409,
+    VersionTooFar: 422,
+    VersionWithdrawn: 409,
 }
 
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
@@ -88,6 +92,15 @@ def no_such_run(run: str) -> Refusal:
         404,
         "run_not_found",
         f"There is no run {run!r}. PUT /runs/{run} makes one, and so does a job that names it.",
+    )
+
+
+def no_such_version(version: int) -> Refusal:
+    return Refusal(
+        404,
+        "version_not_found",
+        f"There is no version {version} of the weights, or it was announced long ago. "
+        "GET /weights says which are known.",
     )
 
 

@@ -127,7 +127,7 @@ WORKER: dict[str, Any] = {
     "heartbeat_at": NOW,
     "kinds": ["sample", "bdhs", "logprobs"],
 }
-WEIGHTS: dict[str, Any] = {"newest": VERSION, "workers": [WORKER], "refused": []}
+WEIGHTS: dict[str, Any] = {"newest": VERSION, "workers": [WORKER], "refused": [], "withdrawn": [11]}
 
 REQUESTS: dict[str, Any] = {
     "sample": {"prompt": QUESTION, "images": [IMAGE], "n": 4, "temperature": 1.0, "run": "main"},
@@ -241,6 +241,7 @@ RESPONSES: dict[str, tuple[int, Any]] = {
     "get_image": (200, None),
     "post_weights": (201, WEIGHTS),
     "get_weights": (200, WEIGHTS),
+    "delete_weights": (200, WEIGHTS),
     "live": (200, {"status": "ok"}),
     "ready": (200, {"status": "ok", "redis": True, "workers": [WORKER]}),
     "metrics": (200, 'prefstream_jobs_queued{priority="normal"} 12.0\n'),

@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
+from service import problems
 from service.api.bodies import StrictJsonRoute
 from service.api.dependencies import AppStateDep, CallerDep
 from service.api.problems import RESPONSES
@@ -36,3 +37,14 @@ async def get_weights(
     if settled is not None and wait_s > 0:
         await caller.wait_for(weights.wait_adopted(settled, caller.app_state.clamp_wait(wait_s)))
     return await weights.state()
+
+
+@router.delete("/{version}", summary="Withdraw a version")
+async def delete_weights(
+    version: Annotated[int, Path(ge=1, le=2**53, description="Its number.")], app_state: AppStateDep
+) -> Weights:
+    """No worker adopts it any more. Those that serve it go back to the newest version that is left,
+    or to the model that they were started with. Its number is not used again."""
+    if not await app_state.broker.weights.withdraw(version):
+        raise problems.no_such_version(version)
+    return await app_state.broker.weights.state()

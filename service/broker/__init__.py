@@ -20,6 +20,8 @@ from service.broker.errors import (
     QueueFull,
     RunBusy,
     VersionNotNewer,
+    VersionTooFar,
+    VersionWithdrawn,
     WindowFull,
 )
 from service.broker.jobs import Event
@@ -46,6 +48,8 @@ __all__ = [
     "RunBusy",
     "Stats",
     "VersionNotNewer",
+    "VersionTooFar",
+    "VersionWithdrawn",
     "WindowFull",
     "wait_within",
 ]

@@ -131,12 +131,34 @@ class LogChanged(BrokerError):
 class VersionNotNewer(BrokerError):
     code = "version_not_newer"
 
-    def __init__(self, version: int, newest: int) -> None:
+    def __init__(self, version: int, newest: int, free: int) -> None:
+        """`free`: the lowest number that may be announced."""
         super().__init__(
             f"Version {version} is not newer than version {newest}, which was announced before. "
-            f"Versions only grow: announce {newest + 1} or above."
+            f"Versions only grow: announce {free} or above."
         )
         self.newest = newest
+
+
+class VersionWithdrawn(BrokerError):
+    code = "version_withdrawn"
+
+    def __init__(self, version: int, free: int) -> None:
+        """`free`: the lowest number that may be announced."""
+        super().__init__(
+            f"Version {version} was withdrawn. Pairs may name it, so its number is not used again: "
+            f"announce {free} or above."
+        )
+
+
+class VersionTooFar(BrokerError):
+    code = "version_too_far"
+
+    def __init__(self, version: int, newest: int, max_step: int) -> None:
+        super().__init__(
+            f"Version {version} lies more than {max_step:,} above version {newest}, the newest. A "
+            f"version is a count, and later ones must be above it: announce {newest + 1}."
+        )
 
 
 class ModelConflict(BrokerError):

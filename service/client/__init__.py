@@ -28,6 +28,7 @@ from service.client.errors import (
     TemporaryError,
     TooManyRequests,
     Unauthorized,
+    VersionNotFound,
     WindowFull,
 )
 from service.client.image_data import image_data
@@ -59,6 +60,7 @@ __all__ = [
     "TemporaryError",
     "TooManyRequests",
     "Unauthorized",
+    "VersionNotFound",
     "WindowFull",
     "image_data",
     "retry",

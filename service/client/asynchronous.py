@@ -339,6 +339,11 @@ class AsyncClient:
         """Tells all workers of a version that is complete in the weight store."""
         return await self._transport.announce(version)
 
+    async def withdraw(self, version: int) -> Weights:
+        """Takes a version back: no worker adopts it any more, and those that serve it go back to
+        the newest that is left. Raises: VersionNotFound."""
+        return await self._transport.withdraw(version)
+
     async def weights(self, *, settled: int | None = None, wait_s: float = 0) -> Weights:
         """The newest version and what each worker runs. With `settled`, waits up to `wait_s` until
         every live worker serves that version or a newer one, or has refused it."""

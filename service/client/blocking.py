@@ -114,6 +114,7 @@ class Client:
     append = _blocking(AsyncClient.append)
     ack = _blocking(AsyncClient.ack)
     announce = _blocking(AsyncClient.announce)
+    withdraw = _blocking(AsyncClient.withdraw)
     weights = _blocking(AsyncClient.weights)
     image = _blocking(AsyncClient.image)
     store_image = _blocking(AsyncClient.store_image)

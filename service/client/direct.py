@@ -125,6 +125,11 @@ class RedisTransport:
         await self._call(lambda: self._broker.weights.announce(version))
         return await self.weights(None, 0)
 
+    async def withdraw(self, version: int) -> Weights:
+        if not await self._call(lambda: self._broker.weights.withdraw(version)):
+            raise error_of(problems.no_such_version(version).problem)
+        return await self.weights(None, 0)
+
     async def weights(self, settled: int | None, wait_s: float) -> Weights:
         if settled is not None:
             await self._call(lambda: self._broker.weights.wait_adopted(settled, wait_s))

@@ -67,6 +67,10 @@ class RunNotFound(NotFound):
     """There is no such run."""
 
 
+class VersionNotFound(NotFound):
+    """There is no such version of the weights (any more)."""
+
+
 class Conflict(PrefstreamError):
     """409: it does not go with what is there."""
 
@@ -105,6 +109,7 @@ BY_CODE: dict[str, type[PrefstreamError]] = {
     "image_gone": ImageGone,
     "job_not_found": JobNotFound,
     "run_not_found": RunNotFound,
+    "version_not_found": VersionNotFound,
     "run_busy": RunBusy,
     "log_changed": LogChanged,
     "lease_lost": LeaseLost,

@@ -128,6 +128,9 @@ class HttpTransport:
     async def announce(self, version: WeightVersion) -> Weights:
         return await self._call(Weights, "POST", "/weights", body=version)
 
+    async def withdraw(self, version: int) -> Weights:
+        return await self._call(Weights, "DELETE", f"/weights/{version}")
+
     async def weights(self, settled: int | None, wait_s: float) -> Weights:
         params = {"settled": settled, "wait_s": wait_s} if settled is not None else {}
         return await self._call(Weights, "GET", "/weights", params=params, wait_s=wait_s)

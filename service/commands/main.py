@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from service.commands import jobs, runs
+from service.commands import jobs, runs, weights
 from service.commands.console import fail
 from service.commands.inspect import inspect
 from service.commands.replay import replay
@@ -26,6 +26,7 @@ app.command()(serve)
 app.command()(up)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
+app.add_typer(weights.app, name="weights")
 app.command()(replay)
 app.command()(inspect)
 

@@ -46,7 +46,8 @@ class Delivery(Model):
     cursor: str
     """Its place in the log: what `after` takes, to read on from here."""
     staleness: int | None
-    """Newest version − the oldest that made it, at the time of the lease; null: not policy-made."""
+    """Newest version that a worker serves − the oldest that made it, at the time of the lease;
+    null: not policy-made."""
     stale: bool
     """Lags more than `max_staleness` (of a run with `stale` = deliver)."""
     count: int

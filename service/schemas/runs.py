@@ -15,7 +15,7 @@ class RunSettings(Model):
     window: int = Field(default=256, ge=1, le=1_000_000)
     """Open jobs plus pairs not yet taken by the gating group, at most; beyond it: 429."""
     max_staleness: int | None = Field(default=None, ge=0)
-    """Weight versions that a pair may lag behind; null: any."""
+    """Weight versions that a pair may lag behind the newest that a worker serves; null: any."""
     stale: Annotated[Literal["drop", "deliver"] | str, one_of("drop", "deliver")] = "drop"
     """What happens to pairs that lag further: set aside and counted, or delivered and marked."""
     similar: Annotated[Literal["keep", "drop"] | str, one_of("keep", "drop")] = "keep"

@@ -1,4 +1,4 @@
-"""Versions of the policy's weights: published, announced, refused."""
+"""Versions of the policy's weights: published, announced, refused, withdrawn."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -68,8 +68,10 @@ class Weights(Model):
     """`GET /weights`."""
 
     newest: WeightVersion | None
-    """The newest version announced; null: none yet."""
+    """The newest version announced and not withdrawn; null: none."""
     workers: list[WorkerInfo]
     """Each with the version it gives to new requests."""
     refused: list[Refusal]
     """Versions that some worker will not serve, and why."""
+    withdrawn: list[int] = []
+    """Versions that were withdrawn, of late. Their numbers are not used again."""

@@ -35,7 +35,7 @@ from service.settings import Settings
 from service.weight_store import fetch
 from tests.servers import Server
 from tests.service.http import served
-from tests.service.samples import bdhs_result, png
+from tests.service.samples import bdhs_result, png, serve
 from trainer.stream.data_loader import PairDataLoader
 from trainer.stream.ledger import Ledger
 from trainer.stream.online import OnlineRows
@@ -107,6 +107,7 @@ class Generator:
 
     async def _adopt(self) -> None:
         while True:
+            await serve(self._broker, self._version, "w")
             newest = await self._broker.weights.wait_newer(self._version, 1.0)
             if newest is not None:
                 await asyncio.to_thread(fetch, newest, self._folder / str(newest.version))

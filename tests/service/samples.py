@@ -17,6 +17,7 @@ from service.schemas import (
     SampleRequest,
     SampleResult,
     WeightVersion,
+    WorkerInfo,
     assistant_turn,
 )
 
@@ -89,6 +90,20 @@ def weight_version(version: int) -> WeightVersion:
     return WeightVersion(
         version=version, kind="lora", location=f"/weights/{version}", manifest_sha256="0" * 64
     )
+
+
+async def serve(broker: Broker, version: int, worker_id: str = "w1", **fields: Any) -> None:
+    """A worker says that it serves this version."""
+    said: dict[str, Any] = {
+        "id": worker_id,
+        "model": "toy",
+        "weight_version": version,
+        "slots": 1,
+        "running": 0,
+        "engine_ready": True,
+        "heartbeat_at": datetime.now(UTC),
+    }
+    await broker.workers.heartbeat(WorkerInfo(**said | fields))
 
 
 async def append(

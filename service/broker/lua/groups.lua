@@ -36,3 +36,18 @@ local function end_lease(group, lease)
   redis.call('HDEL', group .. ':held', lease)
   redis.call('HDEL', group .. ':calls', lease)
 end
+
+-- Trims the log below what every group has acknowledged or set aside, but for what the run keeps.
+-- Without a group nobody has had anything, and all of it stays.
+local function trim_log(run)
+  local state = redis.call('HMGET', run_key(run), 'pairs', 'keep', 'trimmed')
+  local groups = redis.call('SMEMBERS', run_key(run) .. ':groups')
+  local level = #groups > 0 and tonumber(state[1]) or 0
+  for _, name in ipairs(groups) do
+    local first = redis.call('ZRANGE', group_key(run, name) .. ':unacked', 0, 0)[1]
+    level = math.min(level, first and first - 1 or
+      tonumber(redis.call('HGET', group_key(run, name), 'taken') or 0))
+  end
+  level = level - (state[2] or 0)
+  if level > position_of(state[3]) then trim(run, level) end
+end

@@ -108,6 +108,11 @@ class JobsMachine(RuleBasedStateMachine):
         """Queued jobs in the order in which they are to be claimed."""
         self.runs = {run: ModelRun() for run in RUNS}
         self.version = 0
+        """The newest that was announced."""
+        self.served = 0
+        """The newest that a live worker serves, or the last that one served."""
+        self.workers: dict[str, int | None] = {}
+        """What each live worker serves; None: its engine is down."""
 
     def teardown(self) -> None:
         if hasattr(self, "broker"):

@@ -10,7 +10,7 @@ from service.broker import Broker, LeaseLost, LogChanged, LogTrimmed, WindowFull
 from service.schemas import Batch, RunSettings
 from tests.service.broker.leasing import group, ids, lease, must_lease
 from tests.service.http import sse_events
-from tests.service.samples import append, enqueue_bdhs, twice, weight_version
+from tests.service.samples import append, enqueue_bdhs, serve, twice
 from tests.waiting import until
 
 
@@ -80,7 +80,7 @@ async def test_a_look_that_finds_nothing_new_is_cheap(broker: Broker) -> None:
 
     await broker.runs.put("r", RunSettings(window=1000, max_staleness=0))
     await append(broker, 30, version=0)
-    await _announce(broker, 1)
+    await serve(broker, 1)
     await append(broker, 20, version=1)
     returned = await must_lease(broker, size=20)
     await broker.batches.nack("r", returned.lease)
@@ -93,9 +93,9 @@ async def test_a_look_that_finds_nothing_new_is_cheap(broker: Broker) -> None:
     assert ids(await waiting) == [*ids(returned), *pairs, late]
     await append(broker, 59, version=1)
     assert await lease(broker, size=60) is None
-    await _announce(broker, 2)
+    await serve(broker, 2)
     await append(broker, 1, version=2)
-    assert await lease(broker, size=60) is None, "an announcement makes what was seen stale"
+    assert await lease(broker, size=60) is None, "a newer version makes what was seen stale"
     assert (await group(broker)).stale == 89
 
 
@@ -182,7 +182,7 @@ async def test_stale_pairs_are_set_aside_and_counted(broker: Broker) -> None:
     new = await append(broker, 1, version=2)
     more = await append(broker, 2, version=1)
     unmade = await append(broker, 1, version=None)
-    await _announce(broker, 3)
+    await serve(broker, 3)
     assert await lease(broker, size=3) is None, "two are fresh enough"
     run = await broker.runs.get("r")
     assert run
@@ -200,7 +200,7 @@ async def test_pairs_that_went_stale_under_a_lost_lease_are_set_aside(broker: Br
     await append(broker, 2, version=0)
     batch = await must_lease(broker)
     await broker.batches.nack("r", batch.lease)
-    await _announce(broker, 1)
+    await serve(broker, 1)
     assert await lease(broker) is None
     run = await broker.runs.get("r")
     assert run
@@ -210,7 +210,7 @@ async def test_pairs_that_went_stale_under_a_lost_lease_are_set_aside(broker: Br
 async def test_stale_pairs_can_be_delivered_and_marked(broker: Broker) -> None:
     await broker.runs.put("r", RunSettings(max_staleness=0, stale="deliver"))
     await append(broker, 1, version=0)
-    await _announce(broker, 2)
+    await serve(broker, 2)
     await append(broker, 1, version=2)
     batch = await must_lease(broker)
     assert [(d.staleness, d.stale) for d in batch.deliveries] == [(2, True), (0, False)]
@@ -341,7 +341,3 @@ async def test_leases_over_http(http: httpx.AsyncClient, worker: Broker) -> None
 
 async def _kept(broker: Broker) -> list[str]:
     return [pair.pair_id for pair in (await broker.runs.pairs("r", None, 1000)).pairs]
-
-
-async def _announce(broker: Broker, version: int) -> None:
-    await broker.weights.announce(weight_version(version))

@@ -26,7 +26,7 @@ from service.schemas import ENDED, JobStatus, LeaseRequest, PairRequest, Priorit
 from tests.servers import Server
 from tests.service.broker.jobs_machine import RUNS, WINDOW, JobsMachine, ModelGroup, ModelRun
 from tests.service.leaks import find_leaks
-from tests.service.samples import weight_version
+from tests.service.samples import serve, weight_version
 
 EXAMPLES = int(os.environ.get("PREFSTREAM_MODEL_EXAMPLES", "60"))
 """If it is set, the examples are new ones every time."""
@@ -69,6 +69,22 @@ class BrokerMachine(JobsMachine):
     def announce(self) -> None:
         self.version += 1
         self.wait(self.broker.weights.announce(weight_version(self.version)))
+
+    @rule(behind=st.integers(0, 2), worker=st.sampled_from("ab"), ready=st.booleans())
+    def serve(self, behind: int, worker: str, ready: bool) -> None:
+        version = max(0, self.version - behind)
+        self.wait(serve(self.broker, version, worker, engine_ready=ready))
+        self.workers[worker] = version if ready else None
+        self.count_served()
+
+    @rule(worker=st.sampled_from("ab"))
+    def stop_serving(self, worker: str) -> None:
+        self.wait(self.broker.workers.unregister(worker))
+        self.workers.pop(worker, None)
+        self.count_served()
+
+    def count_served(self) -> None:
+        self.served = max((v for v in self.workers.values() if v is not None), default=self.served)
 
     @rule(
         target=leases,
@@ -126,7 +142,7 @@ class BrokerMachine(JobsMachine):
                 self.wait(self.broker.batches.lease(run, request))
 
     def lag(self, version: int | None) -> int:
-        return 0 if version is None else self.version - version
+        return 0 if version is None else max(0, self.served - version)
 
     @rule(lease=leases)
     def ack(self, lease: tuple[str, str, str]) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from service.broker import Broker, VersionNotNewer
+from service.broker import Broker, VersionNotNewer, VersionTooFar, VersionWithdrawn
 from service.schemas import WorkerInfo
 from tests.service.samples import weight_version
 
@@ -32,6 +32,51 @@ async def test_versions_only_grow(broker: Broker) -> None:
         other = weight_version(version).model_copy(update={"location": "/elsewhere"})
         with pytest.raises(VersionNotNewer, match="announce 4 or above"):
             await broker.weights.announce(other)
+
+
+async def test_one_step_does_not_block_all_later_ones(broker: Broker) -> None:
+    await broker.weights.announce(weight_version(3))
+    for version in (2**53, 2**31, 1_000_004):
+        with pytest.raises(VersionTooFar, match="announce 4"):
+            await broker.weights.announce(weight_version(version))
+    await broker.weights.announce(weight_version(1_000_003))
+    with pytest.raises(VersionTooFar):
+        await broker.weights.announce(weight_version(2**53))
+
+
+async def test_a_withdrawn_version_leaves_the_one_before(broker: Broker) -> None:
+    for version in (1, 2, 500):
+        await broker.weights.announce(weight_version(version))
+    assert await broker.weights.withdraw(500)
+    assert await broker.weights.withdraw(500)  # a repeated call after a lost reply
+    assert not await broker.weights.withdraw(3)
+    assert await broker.weights.newest() == weight_version(2)
+    assert await broker.weights.newest_first(9) == [weight_version(2), weight_version(1)]
+    assert await broker.weights.get(500) is None
+    assert await broker.weights.is_withdrawn(500)
+    with pytest.raises(VersionWithdrawn, match="announce 3 or above"):
+        await broker.weights.announce(weight_version(500))
+    await broker.weights.withdraw(1)
+    await broker.weights.withdraw(2)
+    assert await broker.weights.newest() is None
+    assert (await broker.weights.state()).withdrawn == [1, 2, 500]
+    with pytest.raises(VersionWithdrawn, match="announce 3 or above"):
+        await broker.weights.announce(weight_version(1))
+    await broker.weights.announce(weight_version(3))
+    assert await broker.weights.newest() == weight_version(3)
+
+
+async def test_what_is_remembered_is_bounded(broker: Broker) -> None:
+    for version in range(1, 152):
+        await broker.weights.announce(weight_version(version))
+    assert len(await broker.weights.newest_first(1000)) == 100
+    await broker.weights.withdraw(51)
+    assert not await broker.weights.withdraw(51 - 1), "long ago"
+    await broker.weights.announce(weight_version(152))
+    assert (await broker.weights.state()).withdrawn == []
+    await broker.weights.refuse("w", 152, "x" * 10**6)
+    [refusal] = (await broker.weights.state()).refused
+    assert len(refusal.reason) == 1000
 
 
 async def test_a_worker_waits_for_something_newer(broker: Broker) -> None:
@@ -67,7 +112,12 @@ async def test_old_refusals_are_forgotten(broker: Broker) -> None:
 
 
 async def test_over_http(http: httpx.AsyncClient, worker: Broker) -> None:
-    assert (await http.get("/weights")).json() == {"newest": None, "workers": [], "refused": []}
+    assert (await http.get("/weights")).json() == {
+        "newest": None,
+        "workers": [],
+        "refused": [],
+        "withdrawn": [],
+    }
     body = weight_version(1).model_dump()
     announced = await http.post("/weights", json=body)
     assert (announced.status_code, announced.json()["newest"]["version"]) == (201, 1)
@@ -78,3 +128,12 @@ async def test_over_http(http: httpx.AsyncClient, worker: Broker) -> None:
     waiting = asyncio.create_task(http.get("/weights?settled=2&wait_s=20"))
     await worker.workers.heartbeat(info("a", 2))
     assert (await waiting).json()["workers"][0]["weight_version"] == 2
+    far = await http.post("/weights", json=body | {"version": 2**53})
+    assert (far.status_code, far.json()["code"]) == (422, "version_too_far")
+    left = await http.delete("/weights/2")
+    assert (left.status_code, left.json()["newest"], left.json()["withdrawn"]) == (200, body, [2])
+    assert (await http.delete("/weights/2")).status_code == 200
+    unknown = await http.delete("/weights/7")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "version_not_found")
+    for nonsense in ("0", "-1", "x", str(2**60)):
+        assert (await http.delete(f"/weights/{nonsense}")).status_code == 422

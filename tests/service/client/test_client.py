@@ -7,7 +7,15 @@ import pytest
 import pytest_asyncio
 
 from service.broker import Broker
-from service.client import AsyncClient, Client, PrefstreamError, image_data
+from service.client import (
+    AsyncClient,
+    Client,
+    Conflict,
+    InvalidRequest,
+    PrefstreamError,
+    VersionNotFound,
+    image_data,
+)
 from service.schemas import (
     BdhsRequest,
     ImagePart,
@@ -58,6 +66,18 @@ async def test_wait_polls_until_the_end(client: AsyncClient, worker: Broker) -> 
     waiting = asyncio.create_task(client.wait(job.id))
     await worker.claims.finish(await claim_one(worker), sample_result())
     assert (await waiting).status == "succeeded"
+
+
+async def test_a_version_is_taken_back(client: AsyncClient) -> None:
+    await client.announce(weight_version(1))
+    with pytest.raises(InvalidRequest, match="422 version_too_far"):
+        await client.announce(weight_version(2**53))
+    assert (await client.withdraw(1)).newest is None
+    assert (await client.withdraw(1)).withdrawn == [1]
+    with pytest.raises(VersionNotFound, match="no version 2"):
+        await client.withdraw(2)
+    with pytest.raises(Conflict, match="409 version_withdrawn"):
+        await client.announce(weight_version(1))
 
 
 async def test_problems_are_raised(client: AsyncClient, worker: Broker) -> None:

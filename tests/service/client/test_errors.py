@@ -16,6 +16,7 @@ from service.client import (
     ServiceUnavailable,
     TemporaryError,
     TooManyRequests,
+    VersionNotFound,
     WindowFull,
 )
 from service.client.errors import error_of
@@ -28,6 +29,7 @@ from service.schemas import Problem
         (429, "window_full", WindowFull),
         (429, "of_a_proxy", TooManyRequests),
         (404, "run_not_found", RunNotFound),
+        (404, "version_not_found", VersionNotFound),
         (404, "http_error", NotFound),
         (410, "lease_lost", LeaseLost),
         (410, "of_tomorrow", Gone),

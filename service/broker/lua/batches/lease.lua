@@ -1,5 +1,6 @@
 -- ARGV: run, group, size, min_size, lease_ms, token, call
 -- include: return_lease.lua
+-- include: served.lua
 
 local key, g, time = run_key(run), group_key(run, group), now()
 local log = key .. ':log'
@@ -7,7 +8,7 @@ local state = redis.call('HMGET', key, 'epoch', 'window', 'max_staleness', 'stal
 if not state[1] then return {'no run'} end
 size = tonumber(size)
 local need = math.min(tonumber(min_size), tonumber(state[2]))
-local newest = tonumber(redis.call('HGET', NS .. ':weights', 'newest') or 0)
+local served = served_version()
 local bound = tonumber(state[3] or '')
 local lease = state[1] .. '~' .. group .. '~' .. token
 if is_used_up(run, lease) or redis.call('ZSCORE', g .. ':acked', lease) then
@@ -18,14 +19,16 @@ end
 local function offered(position, entry)
   local fields = {}
   for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
-  local lag = fields.version == '' and '' or newest - fields.version
+  local lag = fields.version == '' and '' or math.max(0, served - fields.version)
   local stale = bound and lag ~= '' and lag > bound
   local tries = redis.call('HGET', g .. ':tries', position) or 0
   return {position, entry[1], fields.pair, lag, stale and 1 or 0, tries + 1},
     stale and state[4] == 'drop'
 end
 
+local let_go = false
 local function forget(position, counter)
+  let_go = true
   redis.call('HINCRBY', g, counter, 1)
   redis.call('ZREM', g .. ':unacked', position)
   redis.call('HDEL', g .. ':tries', position)
@@ -100,7 +103,7 @@ end
 
 -- Who waits looks at every new pair. What an earlier look saw (all of `again`, and new pairs up to
 -- `seen`) and was too little is not read again, unless it may have gone stale since.
-local freshness = newest .. ' ' .. (state[3] or '') .. ' ' .. state[4]
+local freshness = served .. ' ' .. (state[3] or '') .. ' ' .. state[4]
 local looked = redis.call('HMGET', g, 'seen', 'freshness')
 if looked[1] and looked[2] == freshness then
   local seen = math.max(taken, looked[1])
@@ -129,6 +132,7 @@ if #picked == 0 then  -- all that was there is set aside
   redis.call('HSET', g, 'taken', scanned)
   redis.call('ZREMRANGEBYSCORE', g .. ':aside', 0, scanned)
 end
+if let_go then trim_log(run) end
 if #picked == 0 or #picked < need then
   redis.call('HSET', g, 'seen', scanned, 'freshness', freshness)
   return wait()

@@ -1,18 +1,33 @@
--- ARGV: version, announced, remembered
+-- ARGV: version, announced, remembered, max_step
 
-local newest = redis.call('HMGET', NS .. ':weights', 'newest', 'announced')
-if newest[1] and tonumber(version) <= tonumber(newest[1]) then
-  return newest[2] == announced and 0 or tonumber(newest[1])  -- 0: this very call again
+local key = NS .. ':weights'
+local newest = redis.call('HMGET', key, 'newest', 'announced')
+if newest[1] == version and newest[2] == announced then return {'announced'} end  -- once more
+local number, last = tonumber(version), tonumber(newest[1] or 0)
+local withdrawn = redis.call('SISMEMBER', key .. ':withdrawn', version) == 1
+if withdrawn or number <= last then
+  local free = last + 1
+  while redis.call('SISMEMBER', key .. ':withdrawn', string.format('%.0f', free)) == 1 do
+    free = free + 1
+  end
+  return {withdrawn and 'withdrawn' or 'not newer', last, free}
 end
-redis.call('HSET', NS .. ':weights', 'newest', version, 'announced', announced)
-redis.call('HSET', NS .. ':weights:known', version, announced)
-for _, kept in ipairs({':weights:refused', ':weights:known'}) do
-  for _, key in ipairs(redis.call('HKEYS', NS .. kept)) do
-    if tonumber(string.match(key, '^%d+')) < version - remembered then
-      redis.call('HDEL', NS .. kept, key)
-    end
+if number - last > tonumber(max_step) then return {'too far', last} end
+redis.call('HSET', key, 'newest', version, 'announced', announced)
+redis.call('HSET', key .. ':known', version, announced)
+
+local known = redis.call('HKEYS', key .. ':known')
+table.sort(known, function(a, b) return tonumber(a) > tonumber(b) end)
+for i = remembered + 1, #known do redis.call('HDEL', key .. ':known', known[i]) end
+for _, refusal in ipairs(redis.call('HKEYS', key .. ':refused')) do
+  if tonumber(string.match(refusal, '^%d+')) < number - remembered then
+    redis.call('HDEL', key .. ':refused', refusal)
+  end
+end
+for _, other in ipairs(redis.call('SMEMBERS', key .. ':withdrawn')) do
+  if tonumber(other) < number - remembered then
+    redis.call('SREM', key .. ':withdrawn', other)
   end
 end
 notify('weights')
-for _, run in ipairs(redis.call('SMEMBERS', NS .. ':runs')) do notify('run:' .. run) end
-return 0
+return {'announced'}
