@@ -59,15 +59,17 @@ async def stage(own_server: Server, tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 class Feeder:
-    """Keeps jobs in line: long ones, that each make a pair of a run."""
+    """Keeps jobs in line. Each second one is long, since no iteration is different enough."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._items = examples(200, seed=1)
         self.ids: list[str] = []
+        self.enough = asyncio.Event()
 
     async def feed(self) -> None:
-        while True:
+        """Until there are enough. Not to be cancelled: a job that was accepted would have no id."""
+        while not self.enough.is_set():
             if len(await reach(self._open)) < OPEN:
                 await reach(self._enqueue)
             else:
@@ -87,7 +89,7 @@ class Feeder:
             reference=item.reference,
             rho=0.9,
             max_iterations=20,
-            similarity_threshold=-1.0,  # so that it takes them all
+            similarity_threshold=(-1.0, 0.97)[number // 2 % 2],
             max_tokens=48,
             seed=number,
             run=f"r{number % 2}",
@@ -141,8 +143,8 @@ async def test_a_real_engines_jobs_end_once(stage: Stage) -> None:
             for what in random.sample(DECK, len(DECK)):
                 async with asyncio.timeout(TIMEOUT_S):
                     await hurt(what, stage, feeder, broker)
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
+            feeder.enough.set()
+            await feeding
             stage.mend()
             jobs = [await broker.jobs.wait(job_id, TIMEOUT_S) for job_id in feeder.ids]
         except BaseException:
@@ -163,7 +165,7 @@ async def test_a_real_engines_jobs_end_once(stage: Stage) -> None:
             state = await broker.runs.get(run)
             assert state is not None
             assert state.outcomes == outcomes
-            assert outcomes["pair"] == len(made)
+            assert outcomes["pair"] == len(made) > 0
             assert outcomes.total() == len(mine)
         assert max(job.attempt for job in jobs if job is not None) > 1
         assert sum(stage.deaths.values()) == sum("kill" in what for what in DECK)
