@@ -4,6 +4,7 @@ fetched."""
 import base64
 import binascii
 import re
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -33,8 +34,12 @@ class Intake:
         # Decoding is all CPU and memory: up to max_image_pixels × 4 bytes each.
         self._limiter = CapacityLimiter(2)
 
-    async def request(self, request: R) -> R:
-        """The request with every image stored, and named by its hash."""
+    async def request(self, request: R, check_room: Callable[[], Awaitable[None]]) -> R:
+        """The request with every image stored, and named by its hash. `check_room` raises where
+        there is no room for it, and is asked before anything is decoded.
+
+        Raises: Refusal.
+        """
         self._check_text(request)
         if len(request.images) > self._settings.max_images:
             raise Refusal(
@@ -46,6 +51,8 @@ class Intake:
             )
         if not request.images:
             return request
+        if not all(map(HASH.fullmatch, request.images)):
+            await check_room()
         refs = [
             await self._reference(image, ("body", "images", index))
             for index, image in enumerate(request.images)

@@ -85,7 +85,9 @@ async def post_pair(
     """Its method is `offline`. The run's window counts it, as it counts pairs that workers make;
     one that the run was given before (`pair_id`) is answered with 200, and not appended. One that
     lies beyond the run's filters is kept apart: `outcome` says so."""
-    appended = await app_state.broker.runs.append(run, await app_state.intake.request(body))
+    runs = app_state.broker.runs
+    request = await app_state.intake.request(body, lambda: runs.check_room(run, body.pair_id))
+    appended = await runs.append(run, request)
     if appended.repeated:
         response.status_code = 200
     return appended

@@ -77,8 +77,11 @@ async def _accept(
 ) -> Response:
     # The fingerprint is taken after the images were replaced by their hashes: the same picture,
     # sent as bytes or by name, is the same request.
-    request = await caller.app_state.intake.request(body)
-    job = await caller.app_state.broker.jobs.enqueue(request, idempotency_key=idempotency_key)
+    jobs = caller.app_state.broker.jobs
+    request = await caller.app_state.intake.request(
+        body, lambda: jobs.check_room(body.run, idempotency_key)
+    )
+    job = await jobs.enqueue(request, idempotency_key=idempotency_key)
     headers = {"Location": f"/jobs/{job.id}"}
     if seconds > 0:
         job = await caller.wait_for_job(job.id, seconds) or job

@@ -65,6 +65,10 @@ def _enqueue(
 ) -> list[Any]: ...
 
 
+@script("jobs/check_room.lua")
+def _check_room(run: str, key: str) -> list[Any]: ...
+
+
 @script("jobs/cancel.lua")
 def _cancel(job_id: str) -> None: ...
 
@@ -94,6 +98,22 @@ class Jobs:
         self._connection = connection
         self._notifications = notifications
 
+    async def check_room(self, run: str | None, idempotency_key: str | None) -> None:
+        """A look before the work that a job's images make. A job that is known needs no room;
+        `enqueue` decides.
+
+        Raises: QueueFull, WindowFull.
+        """
+        key = "" if idempotency_key is None else _key(idempotency_key)
+        self._refuse_full(run, *await self._connection.run(_check_room, run or "", key))
+
+    def _refuse_full(self, run: str | None, outcome: str, *figures: Any) -> None:
+        """Raises: QueueFull, WindowFull, where a script answered so."""
+        if outcome == "full":
+            raise QueueFull(figures[0], self._connection.settings.max_queue_depth, RETRY_AFTER_S)
+        if outcome == "window":
+            raise WindowFull(str(run), figures[0], int(figures[1]), RETRY_AFTER_S)
+
     async def enqueue(
         self,
         request: JobRequest,
@@ -111,7 +131,7 @@ class Jobs:
         body = request.stored_json()
         key = ""
         if idempotency_key is not None:
-            key = hashlib.sha256(idempotency_key.encode()).hexdigest()
+            key = _key(idempotency_key)
             said = f"{request.kind}\n{body}"
             fingerprint = fingerprint or hashlib.sha256(said.encode()).hexdigest()
         job_id = new_job_id()
@@ -131,6 +151,7 @@ class Jobs:
             new_epoch(),
             DEFAULT_SETTINGS,
         )
+        self._refuse_full(request.run, outcome, *rest)
         match outcome:
             case "new":
                 return Job(
@@ -152,10 +173,6 @@ class Jobs:
                 return job
             case "conflict":
                 raise IdempotencyConflict(rest[0])
-            case "full":
-                raise QueueFull(rest[0], self._connection.settings.max_queue_depth, RETRY_AFTER_S)
-            case "window":
-                raise WindowFull(str(request.run), rest[0], int(rest[1]), RETRY_AFTER_S)
             case _:
                 raise ImageGone(rest[0])
 
@@ -240,6 +257,10 @@ class Jobs:
 def new_job_id() -> str:
     """32 hexadecimal digits: milliseconds, then chance; so ids sort by age."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def _key(idempotency_key: str) -> str:
+    return hashlib.sha256(idempotency_key.encode()).hexdigest()
 
 
 def job_from(job_id: str, values: list[Any]) -> Job | None:

@@ -69,6 +69,10 @@ def _append(
 ) -> list[Any]: ...
 
 
+@script("runs/check_room.lua")
+def _check_room(run: str, key: str) -> list[Any]: ...
+
+
 @script("runs/delete.lua")
 def _delete(run: str, force: int, limit: int) -> list[Any]: ...
 
@@ -125,6 +129,17 @@ class Runs:
             ],
         )
 
+    async def check_room(self, name: str, pair_id: str | None) -> None:
+        """A look before the work that a pair's images make. A pair that is known needs no room;
+        `append` decides.
+
+        Raises: WindowFull.
+        """
+        key = "" if pair_id is None else _pair_key(name, pair_id)
+        outcome, *figures = await self._connection.run(_check_room, name, key)
+        if outcome == "window":
+            raise WindowFull(name, figures[0], int(figures[1]), RETRY_AFTER_S)
+
     async def append(self, name: str, request: PairRequest) -> Appended:
         """A pair from a data set, to the end of the log. Its images must be stored.
 
@@ -148,7 +163,7 @@ class Runs:
             " ".join(dict.fromkeys(pair.images)),
             new_nonce(),
             offered_figures(pair),
-            _sha256(f"pair\n{name}\n{pair_id}"),
+            _pair_key(name, pair_id),
             _sha256(request.model_dump_json()),
             new_epoch(),
             DEFAULT_SETTINGS,
@@ -357,6 +372,10 @@ DEFAULT_SETTINGS = settings_fields(RunSettings())
 
 def _digits(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _pair_key(run: str, pair_id: str) -> str:
+    return _sha256(f"pair\n{run}\n{pair_id}")
 
 
 def _sha256(text: str) -> str:

@@ -47,8 +47,9 @@ class RedisTransport:
 
     async def submit(self, request: JobRequest, wait_s: float, key: str) -> Job:
         async def enqueue() -> Job:
-            stored = await self._intake.request(request)
-            return await self._broker.jobs.enqueue(stored, idempotency_key=key)
+            jobs = self._broker.jobs
+            stored = await self._intake.request(request, lambda: jobs.check_room(request.run, key))
+            return await jobs.enqueue(stored, idempotency_key=key)
 
         job = await self.job((await self._call(enqueue)).id, wait_s)
         if wait_s > 0 and (problem := problems.job_problem(job)):
@@ -102,7 +103,9 @@ class RedisTransport:
 
     async def append(self, run: str, pair: PairRequest) -> Appended:
         async def append() -> Appended:
-            return await self._broker.runs.append(run, await self._intake.request(pair))
+            runs = self._broker.runs
+            stored = await self._intake.request(pair, lambda: runs.check_room(run, pair.pair_id))
+            return await runs.append(run, stored)
 
         return await self._call(append)
 

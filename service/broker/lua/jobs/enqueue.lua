@@ -1,6 +1,6 @@
 -- ARGV: job_id, kind, request, run, priority, deadline_ms, metadata, images, key, fingerprint
 -- ARGV: trace, epoch, run_settings
--- include: count_waiting.lua
+-- include: room.lua
 
 if redis.call('EXISTS', job_key(job_id)) == 1 then  -- this very call again: its reply was lost
   return {'new', redis.call('HGET', job_key(job_id), 'created')}
@@ -11,14 +11,12 @@ if key ~= '' then
     return {first[2] == fingerprint and 'known' or 'conflict', first[1]}
   end
 end
-local depth = redis.call('ZCARD', NS .. ':open')
-if depth >= MAX_DEPTH then return {'full', depth} end
-if run ~= '' then
+local full = full_queue()
+if not full and run ~= '' then
   make_run(run, epoch, run_settings)
-  local window = tonumber(redis.call('HGET', run_key(run), 'window'))
-  local used = redis.call('ZCARD', run_key(run) .. ':open') + count_waiting(run, 'trainer')
-  if used >= window then return {'window', used, window} end
+  full = full_window(run)
 end
+if full then return full end
 for ref in string.gmatch(images, '%S+') do
   if not redis.call('ZSCORE', NS .. ':images', ref) then return {'image', ref} end
 end

@@ -1,5 +1,5 @@
 -- ARGV: run, pair, images, nonce, figures, key, fingerprint, new_epoch, run_settings
--- include: count_waiting.lua
+-- include: room.lua
 -- include: offer_pair.lua
 
 make_run(run, new_epoch, run_settings)
@@ -8,9 +8,8 @@ local first = redis.call('HMGET', NS .. ':key:' .. key, 'epoch', 'fingerprint', 
 if first[1] == epoch then
   return {first[2] == fingerprint and 'known' or 'conflict', first[3] or ''}
 end
-local window = tonumber(redis.call('HGET', run_key(run), 'window'))
-local used = redis.call('ZCARD', run_key(run) .. ':open') + count_waiting(run, 'trainer')
-if used >= window then return {'window', used, window} end
+local full = full_window(run)
+if full then return full end
 for ref in string.gmatch(images, '%S+') do
   if not redis.call('ZSCORE', NS .. ':images', ref) then return {'image', ref} end
 end
