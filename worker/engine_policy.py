@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -14,7 +15,7 @@ from service.rendering import Answer
 from service.schemas import ImageTrace, SamplingRequest, WeightSpan
 from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.policy import Completion, SentenceEnd
-from worker.engine import DecodedImage, Engine, weight_spans
+from worker.engine import DecodedImage, Engine, RequestRefused, weight_spans
 from worker.engine.early_stop import StopCheck, never_stop
 from worker.plugin.masking import Placeholder
 from worker.scoring import prompt_logprobs, version_of
@@ -29,16 +30,19 @@ together with others, a long prompt is begun before that and computed again, ima
 
 
 def sampling_params(request: SamplingRequest, *, seed: int, **more: Any) -> SamplingParams:
-    """What a job asks of the sampler, in vLLM's words."""
-    return SamplingParams(
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        min_p=request.min_p,
-        max_tokens=request.max_tokens,
-        seed=seed,
-        **more,
-    )
+    """What a job asks of the sampler, in vLLM's words. Raises: RequestRefused."""
+    try:
+        return SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            min_p=request.min_p,
+            max_tokens=request.max_tokens,
+            seed=seed,
+            **more,
+        )
+    except VLLMClientError as error:  # another vLLM may have other rules than our schema
+        raise RequestRefused(str(error)) from error
 
 
 class EnginePolicy:

@@ -36,7 +36,7 @@ from worker.annotators.registry import AnnotatorRegistry
 from worker.bdhs.algorithm import generate_rejected
 from worker.bdhs.policy import SentenceEnd
 from worker.embedder import Embedder
-from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused
+from worker.engine import DecodedImage, Engine, ImageRefused, PromptTooLong, RequestRefused
 from worker.engine_policy import EnginePolicy, sampling_params
 from worker.pairs import bdhs_pair, ranked_pairs
 from worker.responses import response_of, sentence_end_after
@@ -100,6 +100,10 @@ class Handlers:
             raise _job_failed("version_gone", error) from error
         except BadConversation as error:
             raise _job_failed("bad_conversation", error) from error
+        except ImageRefused as error:
+            raise _job_failed(
+                "image_refused", error, width=error.width, height=error.height
+            ) from error
         except RequestRefused as error:
             raise _job_failed("refused_by_engine", error) from error
         except CannotJudge as error:

@@ -8,7 +8,7 @@ from service import problems
 from service.api.bodies import StrictJsonRoute
 from service.api.dependencies import AppStateDep, CallerDep
 from service.api.problems import RESPONSES
-from service.schemas import Weights, WeightVersion
+from service.schemas import MAX_VERSION, Weights, WeightVersion
 
 router = APIRouter(
     prefix="/weights", tags=["weights"], route_class=StrictJsonRoute, responses=RESPONSES
@@ -41,7 +41,8 @@ async def get_weights(
 
 @router.delete("/{version}", summary="Withdraw a version")
 async def delete_weights(
-    version: Annotated[int, Path(ge=1, le=2**53, description="Its number.")], app_state: AppStateDep
+    version: Annotated[int, Path(ge=1, le=MAX_VERSION, description="Its number.")],
+    app_state: AppStateDep,
 ) -> Weights:
     """No worker adopts it any more. Those that serve it go back to the newest version that is left,
     or to the model that they were started with. Its number is not used again."""

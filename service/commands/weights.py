@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.commands.console import DEFAULT_URL, Namespace, Url, connect
-from service.schemas import Weights
+from service.schemas import MAX_VERSION, Weights
 
 app = typer.Typer(no_args_is_help=True, help="Look at versions of the weights; withdraw one.")
 
@@ -23,7 +23,7 @@ def list_versions(url: Url = DEFAULT_URL, namespace: Namespace = None) -> None:
 
 @app.command()
 def withdraw(
-    version: Annotated[int, typer.Argument(help="Its number.", min=1, max=2**53)],
+    version: Annotated[int, typer.Argument(help="Its number.", min=1, max=MAX_VERSION)],
     url: Url = DEFAULT_URL,
     namespace: Namespace = None,
 ) -> None:

@@ -7,6 +7,7 @@ Field names follow vLLM, TRL and the OpenAI API where those have one, and the pa
 from service.schemas.base import (
     MAX_RANKED,
     MAX_SEED,
+    MAX_VERSION,
     TOLERANT,
     AnnotatorName,
     GroupName,
@@ -46,6 +47,7 @@ from service.schemas.jobs import (
 from service.schemas.outcomes import Outcome, outcome_of_texts, visible
 from service.schemas.pairs import Appended, FilteredPage, FilteredPair, Pair, PairsPage, Span
 from service.schemas.problems import Problem
+from service.schemas.prompts import PromptRequest
 from service.schemas.requests import (
     BDHS_SETTINGS,
     SAMPLE_SETTINGS,
@@ -55,7 +57,6 @@ from service.schemas.requests import (
     LogprobsRequest,
     PairRequest,
     Priority,
-    PromptRequest,
     SampleRequest,
     SamplingRequest,
     View,
@@ -97,6 +98,7 @@ __all__ = [
     "ENDED",
     "MAX_RANKED",
     "MAX_SEED",
+    "MAX_VERSION",
     "SAMPLE_SETTINGS",
     "TOLERANT",
     "Annotation",

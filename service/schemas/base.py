@@ -25,6 +25,9 @@ AnnotatorName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]{0,6
 
 MAX_SEED = 2**63 - 1
 
+MAX_VERSION = 2**53
+"""Of the weights: the largest integer that Redis' scripts count exactly."""
+
 MAX_RANKED = 8
 """Responses that an annotator ranks, at most: it compares every two of them."""
 

@@ -1,14 +1,21 @@
 """What is asked for: responses, a rejected response, log-probabilities, a pair of a data set."""
 
-import json
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from service.schemas.base import MAX_RANKED, MAX_SEED, AnnotatorName, Model, RunName
-from service.schemas.conversation import ImagePart, Message, TextPart, user_turn
+from service.schemas.base import (
+    MAX_RANKED,
+    MAX_SEED,
+    MAX_VERSION,
+    AnnotatorName,
+    Model,
+    RunName,
+)
+from service.schemas.conversation import Message
 from service.schemas.outcomes import Outcome, outcome_of_texts, visible
+from service.schemas.prompts import PromptRequest
 
 
 class JobKind(StrEnum):
@@ -30,61 +37,6 @@ class Priority(StrEnum):
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class PromptRequest(Model):
-    """What asks something of a model, or records that it was asked: text, perhaps with images."""
-
-    prompt: str | None = None
-    """The user's text. Either this or `messages`."""
-    messages: list[Message] | None = Field(default=None, min_length=1)
-    """A conversation that ends with a user turn. Either this or `prompt`."""
-    images: list[str] = []
-    """Each a data URI, bare base64, or `sha256:<hex>` of an image that is stored already."""
-    metadata: dict[str, JsonValue] = {}
-    """Handed through to the job and the pair, unread."""
-
-    @field_validator("metadata")
-    @classmethod
-    def _finite(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        json.dumps(metadata, allow_nan=False)  # FastAPI forgets `allow_inf_nan` inside JsonValue
-        return metadata
-
-    @model_validator(mode="after")
-    def _one_conversation(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either `prompt` or `messages`, and not both")
-        if self.prompt is not None and not self.prompt.strip():
-            raise ValueError("`prompt` is empty")
-        if self.messages is not None:
-            if self.messages[-1].role != self._last_role:
-                raise ValueError(f"the last of `messages` must be of role {self._last_role}")
-            places = sum(isinstance(p, ImagePart) for m in self.messages for p in m.parts)
-            if places != len(self.images):
-                raise ValueError(
-                    f"`messages` has {places} image parts, and `images` has {len(self.images)}"
-                )
-        return self
-
-    @property
-    def _last_role(self) -> str:
-        """Whose turn `messages` ends with."""
-        return "user"
-
-    @property
-    def conversation(self) -> list[Message]:
-        """`messages`, or what `prompt` stands for."""
-        if self.messages is not None:
-            return self.messages
-        assert self.prompt is not None  # the validator's promise
-        return [user_turn(self.prompt, len(self.images))]
-
-    @property
-    def texts(self) -> list[str]:
-        """All that a model might have to read."""
-        if self.prompt is not None:
-            return [self.prompt]
-        return [p.text for m in self.conversation for p in m.parts if isinstance(p, TextPart)]
-
-
 class JobRequest(PromptRequest):
     """What all kinds of job have in common."""
 
@@ -94,7 +46,7 @@ class JobRequest(PromptRequest):
     """The run to whose log the pair goes."""
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     """Drawn, and stated in the result, when left out."""
-    weight_version: int | None = Field(default=None, ge=0)
+    weight_version: int | None = Field(default=None, ge=0, le=MAX_VERSION)
     """Run on this version of the weights, to make a response again; 0 is the model that the worker
     was started with. null: on the newest."""
     priority: Priority = Priority.normal
@@ -114,11 +66,12 @@ class JobRequest(PromptRequest):
 class SamplingRequest(JobRequest):
     """What has the policy write something, and may make a pair of it."""
 
-    temperature: float = Field(default=1.0, ge=0.0, le=10.0)
-    """Of the sampler; 0: the most likely token always. 1 (the default) is the policy itself."""
+    temperature: float = Field(default=1.0, ge=0.0, le=2.0)
+    """Of the sampler; 0: the most likely token always. 1 (the default) is the policy itself. vLLM
+    takes none above 2, and 0.01 for what lies between that and 0."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Sample from the likeliest tokens that make up this share; 1 (as vLLM's default): all."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, lt=2**31)
     """Sample from this many of the likeliest tokens; 0 (as vLLM's default): all."""
     min_p: float = Field(default=0.0, ge=0.0, le=1.0)
     """Leave out tokens less likely than this share of the likeliest one; 0 (as vLLM's default):
@@ -137,7 +90,7 @@ class SampleRequest(SamplingRequest):
     kind = JobKind.sample
     n: int = Field(default=1, ge=1, le=64)
     """How many responses."""
-    stop: list[str] = Field(default=[], max_length=16)
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(default=[], max_length=16)
     """Strings that end a response; they are not part of it."""
     continue_final_message: bool = False
     """`messages` ends with an assistant's turn, and the responses go on from where it stops (vLLM's
@@ -156,6 +109,15 @@ class SampleRequest(SamplingRequest):
     @property
     def _last_role(self) -> str:
         return "assistant" if self.continue_final_message else "user"
+
+    @model_validator(mode="after")
+    def _greedy(self) -> Self:
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(
+                "with `temperature` 0 all responses are the same: ask for 1, or raise it; "
+                f"`n` is {self.n}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _continuation(self) -> Self:

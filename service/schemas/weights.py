@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.schemas.base import Model, RunName, one_of
+from service.schemas.base import MAX_VERSION, Model, RunName, one_of
 from service.schemas.health import WorkerInfo
 
 WeightsKind = Annotated[Literal["lora", "full"] | str, one_of("lora", "full")]
@@ -41,7 +41,7 @@ class WeightManifest(Model):
 class WeightVersion(Model):
     """A published version: the body of `POST /weights`."""
 
-    version: int = Field(ge=1, le=2**53)
+    version: int = Field(ge=1, le=MAX_VERSION)
     """Grows with every publication; 0 is the model that the workers were started with."""
     kind: WeightsKind
     """`lora`: an adapter of the language model. `full`: a whole checkpoint."""

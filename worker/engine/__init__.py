@@ -4,6 +4,7 @@ from worker.engine.decoded_image import DecodedImage
 from worker.engine.engine import Engine
 from worker.engine.errors import (
     EngineDied,
+    ImageRefused,
     LoadFailed,
     NotEnoughMemory,
     PromptTooLong,
@@ -15,6 +16,7 @@ __all__ = [
     "DecodedImage",
     "Engine",
     "EngineDied",
+    "ImageRefused",
     "LoadFailed",
     "NotEnoughMemory",
     "PromptTooLong",

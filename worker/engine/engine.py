@@ -30,7 +30,13 @@ from worker.bdhs.corruption import ImageCorruption
 from worker.engine.cpu_memory import take_memory
 from worker.engine.decoded_image import DecodedImage
 from worker.engine.early_stop import StopCheck, add_stop_check, never_stop
-from worker.engine.errors import EngineDied, LoadFailed, PromptTooLong, RequestRefused
+from worker.engine.errors import (
+    EngineDied,
+    ImageRefused,
+    LoadFailed,
+    PromptTooLong,
+    RequestRefused,
+)
 from worker.engine.image_prompt import image_prompt
 from worker.engine.platform_defaults import adapter_slots, platform_defaults
 from worker.engine.unknown_tokens import give_unknown_tokens_text
@@ -286,7 +292,7 @@ class Engine:
     async def placeholder(self, image: DecodedImage) -> Placeholder:
         """What stands for this image in a prompt: its k image tokens, and how they cover it.
 
-        Raises: EngineDied; RequestRefused, if the model's processor makes nothing of it.
+        Raises: EngineDied, ImageRefused.
         """
         found = self._placeholders.get(image.ref)
         if found is None:
@@ -298,12 +304,8 @@ class Engine:
             try:
                 found = await made
             except Exception as error:  # processors raise what they like
-                width, height = image.image.size
-                reason = error.__cause__ or error  # vLLM's own repeats what it was given
-                raise RequestRefused(
-                    f"the model's processor makes nothing of the image {image.ref} "
-                    f"({width}x{height}): {type(reason).__name__}: {reason}"
-                ) from error
+                # vLLM's own repeats what it was given.
+                raise ImageRefused(image, error.__cause__ or error) from error
             self._placeholders[image.ref] = found
         return found
 

@@ -1,5 +1,7 @@
 """How the engine fails, and what it refuses."""
 
+from worker.engine.decoded_image import DecodedImage
+
 
 class EngineDied(RuntimeError):
     """The engine's process is gone or no longer answers; what it held may be run again."""
@@ -27,3 +29,14 @@ class PromptTooLong(ValueError):
 
 class RequestRefused(ValueError):
     """vLLM refused a request for what is in it."""
+
+
+class ImageRefused(RequestRefused):
+    """The model's processor makes nothing of an image."""
+
+    def __init__(self, image: DecodedImage, reason: BaseException):
+        self.width, self.height = image.image.size
+        super().__init__(
+            f"the model's processor makes nothing of the image {image.ref} "
+            f"({self.width}x{self.height}): {type(reason).__name__}: {reason}"
+        )
