@@ -29,6 +29,7 @@ from trainer.toy import CHECKPOINT
 from trainer.toy.dataset import Item, examples, png
 from trainer.toy.judge import score_caption
 from worker.annotators import prompt
+from worker.annotators.verdicts import parse_verdict
 from worker.embedder import Embedder
 from worker.engine import Engine
 
@@ -142,7 +143,7 @@ async def test_the_policy_judges_itself_by_the_version_that_answered(
             for judgement in annotation.judgements:
                 said = await _asked_again(broker, item, result, judgement.first, judgement.second)
                 assert judgement.text == said
-                assert judgement.choice == prompt.parse_verdict(said).choice
+                assert judgement.choice == parse_verdict(said).choice
             run = await broker.runs.get(RUN)
         await toy.remove_lora(5)
     assert run
@@ -279,4 +280,4 @@ async def test_a_vllm_serve_judges(
     assert annotation.judge == "toy-judge"
     # The endpoint has the policy's own weights: through its API they say what they say to us.
     assert [j.text for j in annotation.judgements] == ours
-    assert all(j.choice == prompt.parse_verdict(j.text).choice for j in annotation.judgements)
+    assert all(j.choice == parse_verdict(j.text).choice for j in annotation.judgements)

@@ -14,6 +14,7 @@ from service.annotator import AnnotatorUnavailable, CannotJudge, Case, Verdict
 from service.loopback import direct_transport
 from service.schemas import ImagePart
 from worker.annotators import prompt
+from worker.annotators.verdicts import parse_verdict
 from worker.settings import WorkerSettings
 
 MAX_ANSWER_BYTES = 1 << 20
@@ -81,7 +82,7 @@ class OpenAIAnnotator:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
             raise CannotJudge(f"{self._url} answered without a message") from None
-        return prompt.parse_verdict(text or "")
+        return parse_verdict(text or "")
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         """Tries again what may pass, a few times."""

@@ -1,12 +1,10 @@
-"""What a model is asked that judges two responses, and how its answer is read.
+"""What a model is asked that judges two responses; how its answer is read: `verdicts`.
 
 The instructions follow those of the paper's annotator (arXiv 2407.02477), in our own words: truth
 to the image first, then help, and nothing of what is not to be seen.
 """
 
-import re
-
-from service.annotator import Case, Choice, Verdict
+from service.annotator import Case
 from service.schemas import ImagePart, Message, Part, TextPart
 
 MAX_TOKENS = 256
@@ -36,18 +34,6 @@ Response 2:
 Write only "Response 1", "Response 2" or "Tie" on the first line: the better response. On the \
 second line give the reason in one or two sentences."""
 
-_OPENING = re.compile(
-    r"\W*(?:(?:the )?(?:better response|better|verdict|answer|choice|winner)\b(?: is)?\W*)?"
-    r"(?:response\s*(?P<number>[12])|(?P<tie>tie|neither|both))\b"
-    r"(?=\W*(?:\n|$)|\s*[.:,;*(–—-]|\s+is (?:the )?better)",
-    re.IGNORECASE,
-)
-_PREFERENCE = re.compile(
-    r"\bresponse\s*([12]) is (?:the |much |clearly |slightly )*(?:better|preferable|preferred)\b"
-    r"|\b(?:prefer|choose|better response(?: is)?:?|verdict(?: is)?:?)\W+response\s*([12])\b",
-    re.IGNORECASE,
-)
-
 
 def comparison_message(case: Case) -> Message:
     """The judge's only turn: all of the case's images, then the text."""
@@ -67,21 +53,6 @@ def comparison_message(case: Case) -> Message:
     )
     parts: list[Part] = [ImagePart() for _ in range(count)]
     return Message(role="user", content=[*parts, TextPart(text=text)])
-
-
-def parse_verdict(text: str) -> Verdict:
-    """The verdict that a judge's answer opens with, or else the one preference that it states."""
-    opening = _OPENING.match(text)
-    if opening:
-        return Verdict(_choice(opening["number"]), text)
-    stated = {a or b for a, b in _PREFERENCE.findall(text)}
-    if len(stated) == 1:
-        return Verdict(_choice(stated.pop()), text)
-    return Verdict("unreadable", text)
-
-
-def _choice(number: str | None) -> Choice:
-    return "tie" if number is None else "first" if number == "1" else "second"
 
 
 def _text(turn: Message) -> str:

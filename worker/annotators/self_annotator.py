@@ -2,12 +2,13 @@
 
 from service.annotator import Case, Verdict
 from worker.annotators import prompt
+from worker.annotators.verdicts import parse_verdict
 
 
 class SelfAnnotator:
     """Asks the job's own policy."""
 
     async def compare(self, case: Case) -> Verdict:
-        return prompt.parse_verdict(
+        return parse_verdict(
             await case.ask([prompt.comparison_message(case)], max_tokens=prompt.MAX_TOKENS)
         )

@@ -1,9 +1,7 @@
-"""What a judge is asked, and how its answer is read."""
+"""What a judge is asked."""
 
 from collections.abc import Sequence
 from typing import Any
-
-import pytest
 
 from service.annotator import Case
 from service.schemas import ImagePart, Message, TextPart, assistant_turn, user_turn
@@ -38,31 +36,3 @@ def test_the_question_has_all_that_is_needed() -> None:
     assert "user: Hello.\nassistant: Hi." in text.text
     assert "Question:\nWhat is there?\n\nResponse 1:\nA cat.\n\nResponse 2:\nA {dog}." in text.text
     assert "Hello" not in str(prompt.comparison_message(case()))
-
-
-@pytest.mark.parametrize(
-    ("text", "choice"),
-    [
-        ("Response 1\nIt is true.", "first"),
-        ("response 2.", "second"),
-        ("**Response 2**\nbecause", "second"),
-        ("Better response: Response 1", "first"),
-        ("The better response is Response 2.", "second"),
-        ("Verdict: Response 1 – the other invents a dog.", "first"),
-        ("Response 2 is better: there is no dog.", "second"),
-        ("Tie", "tie"),
-        ("Neither. Both are wrong.", "tie"),
-        ("I looked closely. Response 1 is clearly better, since Response 2 invents.", "first"),
-        ("I prefer Response 2.", "second"),
-        ("Response 1 and Response 2 say the same.", "unreadable"),
-        ("Response 1 invents a dog.", "unreadable"),
-        ("Response 1 is better in truth. In help, Response 2 is better.\n", "first"),
-        ("On truth Response 1 is better, on help Response 2 is better.", "unreadable"),
-        ("Response 12", "unreadable"),
-        ("There is a red circle.", "unreadable"),
-        ("", "unreadable"),
-    ],
-)
-def test_verdicts(text: str, choice: str) -> None:
-    assert prompt.parse_verdict(text).choice == choice
-    assert prompt.parse_verdict(text).text == text
