@@ -6,6 +6,7 @@ that a worker loads what the trainer wrote or nothing.
 """
 
 import hashlib
+import math
 import os
 import shutil
 import uuid
@@ -13,11 +14,13 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+from fsspec.utils import get_protocol  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from service.schemas import (
@@ -34,6 +37,9 @@ Done = TypeVar("Done")
 
 MANIFEST = "manifest.json"
 
+MAX_MANIFEST_BYTES = 2**24
+"""What is read of a manifest, at most: one file more or less is some 120 bytes."""
+
 CHUNK_BYTES = 2**22
 """Bytes that are read, hashed and written at once."""
 
@@ -41,14 +47,23 @@ PARALLEL_FILES = 4
 """Files that are checked side by side: one alone keeps a core busy with its sum."""
 
 
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""Which extra of ours brings the library of a scheme."""
+
+
 class BadWeights(ValueError):
-    """A version's folder is not what was announced. Says what differs."""
+    """A version's folder is not what was announced, or cannot be read. Says what is wrong."""
+
+
+class UnusableAddress(ValueError):
+    """Of a weight store: nothing here reads that scheme. Says what is missing."""
 
 
 class WeightStore:
     """Versions under one root, such as `/shared/weights` or `s3://bucket/weights`."""
 
     def __init__(self, root: str):
+        """Raises: UnusableAddress."""
         self._fs, self._root = _filesystem(root)
         self._uri = str(self._fs.unstrip_protocol(self._root))
         self._local = isinstance(self._fs, LocalFileSystem)
@@ -140,18 +155,26 @@ def fetch(version: WeightVersion, into: Path) -> WeightManifest:
 
     `into` appears complete or not at all. Raises: BadWeights, with the file and what is wrong.
     """
-    fs, root = _filesystem(version.location)
     aside = into.with_name(f".{into.name}.{uuid.uuid4().hex}")
-    aside.mkdir(parents=True)
     try:
+        fs, root = _filesystem(version.location)
+        aside.mkdir(parents=True)
         manifest = _manifest(fs, root, version)
         get = partial(_get, fs, root, aside)
-        for _ in _in_parallel(get, manifest.files.items()):
-            pass
+        _in_parallel(get, manifest.files.items())
         aside.rename(into)
+    except BadWeights:
+        raise
+    except Exception as error:  # each file system has errors of its own
+        raise BadWeights(f"{version.location} cannot be read: {_described(error)}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return manifest
+
+
+def _described(error: Exception) -> str:
+    """UnusableAddress speaks for itself."""
+    return str(error) if isinstance(error, UnusableAddress) else f"{type(error).__name__}: {error}"
 
 
 def _get(fs: Any, root: str, aside: Path, file: tuple[str, WeightFile]) -> None:
@@ -164,7 +187,7 @@ def _get(fs: Any, root: str, aside: Path, file: tuple[str, WeightFile]) -> None:
             found = _describe(mine)
         else:
             with fs.open(path, "rb") as source, mine.open("wb") as sink:
-                found = _copy(source, sink)
+                found = _copy(source, sink, at_most=expected.bytes)
     except FileNotFoundError:
         raise BadWeights(f"{name} is missing in {root}") from None
     if found != expected:
@@ -189,7 +212,7 @@ def _link(fs: Any, path: str, mine: Path) -> bool:
 
 def _manifest(fs: Any, root: str, version: WeightVersion) -> WeightManifest:
     try:
-        body = cast(bytes, fs.cat_file(f"{root}/{MANIFEST}"))
+        body = cast(bytes, fs.cat_file(f"{root}/{MANIFEST}", 0, MAX_MANIFEST_BYTES))
     except FileNotFoundError:
         raise BadWeights(f"there is no {MANIFEST} at {version.location}") from None
     if hashlib.sha256(body).hexdigest() != version.manifest_sha256:
@@ -206,22 +229,47 @@ def _manifest(fs: Any, root: str, version: WeightVersion) -> WeightManifest:
     return manifest
 
 
+def unknown_scheme(address: str) -> str | None:
+    """The first scheme of an address that no library is known to read; None: all are."""
+    known = {*fsspec.available_protocols(), ""}
+    return next((s for s in _schemes(address) if s not in known), None)
+
+
+def _schemes(address: str) -> list[str]:
+    """Chained ones (`simplecache::s3://…`) in order."""
+    return [get_protocol(part) for part in address.split("::")]
+
+
 def _filesystem(uri: str) -> tuple[Any, str]:
-    fs, root = cast(tuple[Any, str], fsspec.url_to_fs(uri))  # pyright: ignore[reportUnknownMemberType]
+    if (scheme := unknown_scheme(uri)) is not None:
+        raise UnusableAddress(
+            f"no file system is known by {scheme}://; give the path of a folder, or an address "
+            "such as s3://bucket/weights"
+        )
+    try:
+        fs, root = cast(tuple[Any, str], fsspec.url_to_fs(uri))  # pyright: ignore[reportUnknownMemberType]
+    except ImportError as error:
+        extras = [EXTRAS[scheme] for scheme in _schemes(uri) if scheme in EXTRAS]
+        install = f"pip install 'prefstream[{extras[0]}]'" if extras else "install it"
+        raise UnusableAddress(f"{error}, which is not installed here: {install}") from error
     return fs, root.rstrip("/")
 
 
 def _in_parallel(do: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
-    with ThreadPoolExecutor(PARALLEL_FILES) as threads:
-        return list(threads.map(do, items))
+    """In daemon threads: one that a store leaves waiting for ever keeps no process from ending."""
+    with ThreadPool(PARALLEL_FILES) as threads:
+        return threads.map(do, items, chunksize=1)
 
 
-def _copy(source: IO[bytes], sink: IO[bytes]) -> WeightFile:
-    """Each chunk is written while its sum is made: both let other threads run."""
+def _copy(source: IO[bytes], sink: IO[bytes], at_most: float = math.inf) -> WeightFile:
+    """Each chunk is written while its sum is made: both let other threads run.
+
+    `at_most`: bytes behind which it is not read on.
+    """
     digest, size = hashlib.sha256(), 0
     with ThreadPoolExecutor(1) as writer:
         written = writer.submit(lambda: 0)
-        while chunk := source.read(CHUNK_BYTES):
+        while size <= at_most and (chunk := source.read(CHUNK_BYTES)):
             written.result()
             written = writer.submit(sink.write, chunk)
             digest.update(chunk)

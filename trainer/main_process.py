@@ -10,6 +10,7 @@ from typing import cast
 from service.checkpoints.input_processor import InputProcessor
 from service.client import Client
 from service.schemas import InputDigest
+from service.weight_store import UnusableAddress, WeightStore
 from trainer.callbacks.metrics import serve_metrics
 from trainer.data import InvalidDataset, InvalidRow
 from trainer.settings import InvalidSettings, TrainerSettings
@@ -75,7 +76,7 @@ def open_main_process(
         publisher = Publisher(
             client,
             Waiter(stop),
-            cast(str, settings.weights),
+            _weight_store(settings),
             run=settings.run,
             version=record.version if record else 0,
             keep=settings.keep_versions,
@@ -90,6 +91,14 @@ def open_main_process(
             )
         finally:
             ledger.close()
+
+
+def _weight_store(settings: TrainerSettings) -> WeightStore:
+    """Raises: InvalidSettings."""
+    try:
+        return WeightStore(cast(str, settings.weights))
+    except UnusableAddress as error:
+        raise InvalidSettings(f"`weights` {settings.weights!r}: {error}.") from error
 
 
 def _check_workers(client: Client, waiter: Waiter, digest: InputDigest) -> None:

@@ -63,7 +63,7 @@ class Worker:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._broker = broker
         self._engine = engine
-        self.versions = WeightVersions(engine)
+        self.versions = WeightVersions(engine, settings.fetch_timeout_s)
         """The weights that its jobs are done on."""
         self._annotators = AnnotatorRegistry(settings)
         self._handlers = Handlers(broker, engine, self.versions, embedder, self._annotators)

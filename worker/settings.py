@@ -63,6 +63,8 @@ class WorkerSettings(InputSettings):
     """Address that they are served on; `0.0.0.0` in a container."""
     engine_stall_s: float = Field(default=120.0, gt=0)
     """Seconds without an answer from the engine after which it counts as dead."""
+    fetch_timeout_s: float = Field(default=600.0, gt=0)
+    """Seconds that a version may take to be brought from the weight store. Then it is refused."""
     load_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds that full weights may take to load while requests are held. Then they are refused
     and the engine is started again with those it had."""

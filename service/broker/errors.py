@@ -161,6 +161,17 @@ class VersionTooFar(BrokerError):
         )
 
 
+class UnknownScheme(BrokerError):
+    code = "unknown_scheme"
+
+    def __init__(self, scheme: str, location: str) -> None:
+        super().__init__(
+            f"No file system is known by {scheme}:// (location {location!r}), so no worker could "
+            "read it: announce the path of a folder that all workers have, or an address such as "
+            "s3://bucket/weights/12."
+        )
+
+
 class ModelConflict(BrokerError):
     """For a worker: others of its namespace serve another model, or prepare its inputs in another
     way."""

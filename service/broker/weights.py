@@ -12,12 +12,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.broker.connection import Connection
-from service.broker.errors import VersionNotNewer, VersionTooFar, VersionWithdrawn
+from service.broker.errors import (
+    UnknownScheme,
+    VersionNotNewer,
+    VersionTooFar,
+    VersionWithdrawn,
+)
 from service.broker.notifications import Notifications, wait_within
 from service.broker.scripts import script
 from service.broker.workers import Workers
 from service.schemas import TOLERANT, Refusal, WeightVersion
 from service.schemas import Weights as State
+from service.weight_store import unknown_scheme
 
 REMEMBERED = 100
 """Versions that are remembered, the newest; refusals and withdrawals of versions this far below the
@@ -55,8 +61,10 @@ class Weights:
     async def announce(self, announced: WeightVersion) -> None:
         """Makes a version the newest. Saying it twice is fine.
 
-        Raises: VersionNotNewer, VersionTooFar, VersionWithdrawn.
+        Raises: UnknownScheme, VersionNotNewer, VersionTooFar, VersionWithdrawn.
         """
+        if (scheme := unknown_scheme(announced.location)) is not None:
+            raise UnknownScheme(scheme, announced.location)
         version = announced.version
         outcome, *rest = await self._connection.run(
             _announce, version, announced.model_dump_json(), REMEMBERED, MAX_STEP

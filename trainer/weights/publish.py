@@ -30,7 +30,7 @@ class Publisher:
         self,
         client: Client,
         waiter: Waiter,
-        store: str,
+        store: WeightStore,
         *,
         run: str,
         version: int = 0,
@@ -41,7 +41,7 @@ class Publisher:
         """`version`: the newest that this line of checkpoints published."""
         self._client = client
         self._waiter = waiter
-        self._store = WeightStore(store)
+        self._store = store
         self._run = run
         self.version = version
         """The newest that was published."""

@@ -21,10 +21,11 @@ import structlog
 from vllm.lora.request import LoRARequest
 
 from service.schemas import WeightsKind, WeightVersion
-from service.weight_store import BadWeights, fetch
+from service.weight_store import BadWeights
 from worker.engine import Engine, EngineDied, LoadFailed
 from worker.weights.adapters import check_adapter
 from worker.weights.checkpoints import check_checkpoint
+from worker.weights.fetching import fetch_within
 
 log = structlog.get_logger()
 
@@ -39,12 +40,13 @@ class VersionGone(ValueError):
 class WeightVersions:
     """The versions that an engine holds. 0 is the model itself."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, fetch_timeout_s: float = 600.0):
         self.current = 0
         """What new jobs begin with."""
         self.kind: WeightsKind | None = None
         """Of all versions that were adopted; None: none was yet."""
         self._engine = engine
+        self._fetch_timeout_s = fetch_timeout_s
         self._folder = Path(tempfile.mkdtemp(prefix="prefstream-weights-"))
         self._in_use: Counter[int] = Counter()
         self._freed = asyncio.Event()
@@ -100,7 +102,7 @@ class WeightVersions:
         if version is None or version.kind != "lora":
             raise VersionGone(f"weights version {number} is not known here (any more)")
         try:
-            await asyncio.to_thread(self._fetch, version, folder)
+            await self._fetch(version, folder)
             await self._load(version, folder)
         except BadWeights as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -149,7 +151,7 @@ class WeightVersions:
             )
         folder = self._folder / str(version.version)
         try:
-            await asyncio.to_thread(self._fetch, version, folder)
+            await self._fetch(version, folder)
             await self._load(version, folder)
         except BadWeights:
             shutil.rmtree(folder, ignore_errors=True)
@@ -158,21 +160,23 @@ class WeightVersions:
         log.info("adopted", version=self.current, kind=self.kind, instead_of=previous)
         await self._drop_unused()
 
-    def _fetch(self, version: WeightVersion, folder: Path) -> None:
+    async def _fetch(self, version: WeightVersion, folder: Path) -> None:
         """Brings a version to `folder`, checked. Raises: BadWeights."""
-        if not folder.exists():
-            try:
-                fetch(version, folder)
-            except OSError as error:
-                raise BadWeights(f"{version.location} cannot be read: {error}") from error
-        self._check(version.kind, folder)
+        if not await asyncio.to_thread(folder.exists):
+            await fetch_within(self._fetch_timeout_s, version, folder)
+        await asyncio.to_thread(self._check, version.kind, folder)
 
     def _check(self, kind: WeightsKind, folder: Path) -> None:
         shapes = self._engine.shapes
-        if kind == "lora":
-            check_adapter(folder, shapes, self._engine.max_lora_rank)
-        else:
-            check_checkpoint(folder, shapes)
+        try:
+            if kind == "lora":
+                check_adapter(folder, shapes, self._engine.max_lora_rank)
+            else:
+                check_checkpoint(folder, shapes)
+        except BadWeights:
+            raise
+        except Exception as error:  # files can be wrong in more ways than anybody thinks of
+            raise BadWeights(f"it cannot be judged: {type(error).__name__}: {error}") from error
 
     async def _load(self, version: WeightVersion, folder: Path) -> None:
         if not self._engine.alive:

@@ -130,6 +130,9 @@ async def test_over_http(http: httpx.AsyncClient, worker: Broker) -> None:
     assert (await waiting).json()["workers"][0]["weight_version"] == 2
     far = await http.post("/weights", json=body | {"version": 2**53})
     assert (far.status_code, far.json()["code"]) == (422, "version_too_far")
+    foreign = await http.post("/weights", json=body | {"version": 3, "location": "foo://b/3"})
+    assert (foreign.status_code, foreign.json()["code"]) == (422, "unknown_scheme")
+    assert "foo://" in foreign.json()["detail"]
     left = await http.delete("/weights/2")
     assert (left.status_code, left.json()["newest"], left.json()["withdrawn"]) == (200, body, [2])
     assert (await http.delete("/weights/2")).status_code == 200

@@ -19,7 +19,7 @@ from service.broker import Broker
 from service.client import Client
 from service.schemas import WorkerInfo
 from service.settings import Settings
-from service.weight_store import fetch
+from service.weight_store import WeightStore, fetch
 from tests.servers import Server
 from tests.trainer import pairs
 from tests.trainer.conftest import Configure
@@ -45,7 +45,7 @@ def adapter(tmp_path: Path) -> Path:
 
 def publisher(client: Client, store: Path, **changes: Any) -> Publisher:
     options = {"run": "r", "keep": 2, "wait": "none", "wait_s": 30.0, **changes}
-    return Publisher(client, Waiter(threading.Event()), str(store), **options)
+    return Publisher(client, Waiter(threading.Event()), WeightStore(str(store)), **options)
 
 
 def test_a_version_is_complete_in_the_store_and_announced(
