@@ -88,7 +88,7 @@ async def job_events(
     if last_event_id == END_EVENT_ID:
         return Response(status_code=204)
     after = last_event_id or "0-0"
-    if not re.fullmatch(r"\d{1,16}-\d{1,16}", after):
+    if not re.fullmatch(r"[0-9]{1,16}-[0-9]{1,16}", after):
         raise Refusal(
             422,
             "bad_event_id",

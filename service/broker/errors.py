@@ -1,6 +1,7 @@
 """What the broker refuses, and why. The API turns each into an answer; workers see a few."""
 
 import math
+from typing import Literal
 
 from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -108,10 +109,12 @@ class ImageGone(BrokerError):
 class BadCursor(BrokerError):
     code = "bad_cursor"
 
-    def __init__(self, cursor: str) -> None:
+    def __init__(self, cursor: str, name: Literal["after", "before"] = "after") -> None:
+        """`name`: of the parameter that it was given in."""
+        of_page = {"after": "cursor", "before": "before"}[name]
         super().__init__(
-            f"{cursor!r} is no cursor. Pass the `cursor` of an earlier page as it was, or leave "
-            "`after` out to read from the start."
+            f"{cursor!r} is no cursor. Pass the `{of_page}` of an earlier page as it was, or leave "
+            f"`{name}` out to read from the start."
         )
 
 

@@ -3,7 +3,9 @@
 What workers do with a job is in `claims.py`.
 """
 
+import asyncio
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +18,7 @@ from service import tracing
 from service.broker.connection import Connection, from_milliseconds, milliseconds
 from service.broker.errors import (
     RETRY_AFTER_S,
+    BadCursor,
     IdempotencyConflict,
     ImageGone,
     QueueFull,
@@ -41,6 +44,9 @@ from service.schemas import (
 
 RESULT: TypeAdapter[Result] = TypeAdapter(Result)
 METADATA: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+PLACE = re.compile(r"([0-9]{1,16})-([0-9a-f]{32})")
+"""Of a job in a list: milliseconds and id. A page's `before`."""
 FIELDS = (
     "kind", "status", "run", "priority", "attempt", "created", "started", "owner", "finished",
     "error", "history", "metadata", "outcome", "left_out", "result",
@@ -74,7 +80,7 @@ def _cancel(job_id: str) -> None: ...
 
 
 @script("jobs/list.lua")
-def _list(state: str, before: str, limit: int) -> list[str]: ...
+def _list(state: str, score: str, id: str, limit: int) -> tuple[list[str], str]: ...
 
 
 @script("jobs/retry_dead_letter.lua")
@@ -177,6 +183,9 @@ class Jobs:
                 raise ImageGone(rest[0])
 
     async def get(self, job_id: str) -> Job | None:
+        """None: there is no such job (any more)."""
+        if not JOB_ID.fullmatch(job_id):
+            return None
         values = await self._connection.command(
             "HMGET", self._connection.key("job", job_id), *FIELDS
         )
@@ -197,24 +206,37 @@ class Jobs:
 
     async def cancel(self, job_id: str) -> Job | None:
         """Ends a job that has not ended. A worker that runs it learns so when it renews."""
+        if not JOB_ID.fullmatch(job_id):
+            return None
         await self._connection.run(_cancel, job_id)
         return await self.get(job_id)
 
     async def page(self, where: JobsState, *, before: str | None, limit: int) -> JobsPage:
-        """Jobs that are open, have ended (and are still kept), or are dead letters."""
-        ids = await self._connection.run(_list, where, before or "", limit)
-        jobs: list[Job] = []
-        for job_id in ids:
-            key = self._connection.key("job", job_id)
-            values = await self._connection.command("HMGET", key, *FIELDS[:-1])
-            job = job_from(job_id, [*values, None])
-            if job is not None:  # else its retention has just ended
-                jobs.append(job)
-        return JobsPage(jobs=jobs, before=ids[-1] if len(ids) == limit else None)
+        """Jobs that are open, have ended (and are still kept), or are dead letters, newest first;
+        those after the place `before`, whatever has become of the job that was there.
+
+        Raises: BadCursor.
+        """
+        score, job_id = "", ""
+        if before is not None:
+            place = PLACE.fullmatch(before)
+            if place is None:
+                raise BadCursor(before, "before")
+            score, job_id = place.groups()
+        ids, last = await self._connection.run(_list, where, score, job_id, limit)
+        keys = [self._connection.key("job", id) for id in ids]
+        found = await asyncio.gather(
+            *(self._connection.command("HMGET", key, *FIELDS[:-1]) for key in keys)
+        )
+        jobs = [job_from(id, [*values, None]) for id, values in zip(ids, found, strict=True)]
+        # None: its retention has just ended.
+        return JobsPage(jobs=[job for job in jobs if job is not None], before=last or None)
 
     async def retry_dead_letter(self, job_id: str) -> Job | None:
         """Gives a dead letter as many attempts as a new job, without its deadline. One that is no
         dead letter is returned as it is."""
+        if not JOB_ID.fullmatch(job_id):
+            return None
         await self._connection.run(_retry_dead_letter, job_id, new_epoch(), DEFAULT_SETTINGS)
         return await self.get(job_id)
 

@@ -49,17 +49,6 @@ async def test_a_dead_letter_is_revived(broker: Broker) -> None:
     assert await broker.jobs.retry_dead_letter("0" * 32) is None
 
 
-async def test_lists_are_read_in_pages(broker: Broker) -> None:
-    jobs = [await enqueue(broker) for _ in range(5)]
-    ids = [job.id for job in sorted(jobs, key=lambda job: (job.created_at, job.id))]
-    first = await broker.jobs.page("open", before=None, limit=3)
-    assert [job.id for job in first.jobs] == ids[:1:-1]
-    rest = await broker.jobs.page("open", before=first.before, limit=3)
-    assert [job.id for job in rest.jobs] == ids[1::-1]
-    assert rest.before is None
-    assert (await broker.jobs.page("ended", before=None, limit=3)).jobs == []
-
-
 async def test_over_http(http: httpx.AsyncClient, worker: Broker) -> None:
     dead, other = await kill(worker, run="r"), await kill(worker, run="r")
     await enqueue(worker, run="r")
