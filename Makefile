@@ -9,7 +9,7 @@ JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-python check format lock chaos compose-test bench clean
+.PHONY: demo test test-python check format lock chaos soak compose-test bench clean
 
 demo: $(READY)  ## make real pairs on the toy model, in a few minutes; leaves demo-out/
 	$(BIN)/prefstream demo
@@ -28,6 +28,9 @@ check: $(READY)  ## lint, types, format
 
 chaos: $(READY)  ## the queue's fault test, long
 	PREFSTREAM_CHAOS_JOBS=20000 $(BIN)/pytest tests/faults/test_chaos.py --timeout 3600
+
+soak: $(READY)  ## memory of every process while 100,000 jobs and 50,000 pictures go through
+	$(BIN)/python -m tests.bench.soak soak
 
 compose-test: $(READY)  ## docker compose up, for real; needs Docker, and some 10 GB
 	PREFSTREAM_TEST_COMPOSE=1 $(BIN)/pytest tests/compose -s --timeout 3600
