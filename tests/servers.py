@@ -1,6 +1,7 @@
 """Real servers for tests: Valkey from the `embedded` extra, and Redis where one is installed."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,7 @@ class Server:
                 ],
                 stdout=log,
                 stderr=log,
+                restore_signals=False,  # SIGXFSZ stays ignored: beyond `fill_disk` writes fail
             )
         self._wait_until_ready()
 
@@ -85,6 +87,24 @@ class Server:
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def fill_disk(self, free_bytes: int = 0) -> None:
+        """From now on the append-only file grows by so much and no more. What the server does then
+        depends on `appendfsync`: it takes no writes, or ends (`always`)."""
+        files = self.folder.glob("appendonlydir/*.incr.aof")
+        self._limit_files(max(file.stat().st_size for file in files) + free_bytes)
+
+    def free_disk(self) -> None:
+        self._limit_files(resource.RLIM_INFINITY)
+
+    def _limit_files(self, size: int) -> None:
+        assert self._process is not None
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, hard))
 
     def flush(self) -> None:
         with Redis(port=self.port) as client:

@@ -80,7 +80,8 @@ async def _sweep(app_state: AppState) -> None:
             await app_state.broker.sweeper.sweep()
             await app_state.broker.images.sweep()
         except UNAVAILABLE as error:
-            log.warning("sweep failed", error=repr(error))
+            app_state.sweep_error = str(error)  # its repr is no more than its class
+            log.warning("sweep failed", reason=app_state.sweep_error)
         except Exception as error:
             if app_state.sweep_error is None:
                 log.exception("sweep failed; it is tried again every second")

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from service.broker import UNAVAILABLE, BrokerError, QueueFull, WindowFull
+from service.broker import UNAVAILABLE, BrokerError, QueueFull, ServerRefuses, WindowFull
 from service.problems import Refusal, broker_problem, problem
 from service.schemas import Problem
 
@@ -81,12 +81,14 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    log.warning("redis unavailable", path=request.url.path, error=repr(error))
+    log.warning("redis unavailable", path=request.url.path, reason=str(error))
+    # Other errors may name the server's address, which is not the caller's to know.
+    why = str(error) if isinstance(error, ServerRefuses) else type(error).__name__
     return problem_response(
         problem(
             503,
             "redis_unavailable",
-            f"The service cannot use its Redis right now ({type(error).__name__}). Nothing was "
+            f"The service cannot use its Redis right now ({why}). Nothing was "
             "lost that was accepted; send this again.",
         ),
         {"Retry-After": str(RETRY_AFTER_S)},

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -58,6 +59,11 @@ class Stage:
         """An orderly stop, as at a rollout."""
         self._actors[role].terminate()
 
+    def retire(self, role: str) -> None:
+        """Ends a process that is not replaced."""
+        del self._casts[role]
+        self.kill(role)
+
     def roles(self, kind: str) -> list[str]:
         return [role for role in self._casts if role.startswith(kind)]
 
@@ -83,6 +89,20 @@ class Stage:
     def restart_server(self) -> None:
         self.server.kill()
         self.server.start()
+
+    def fill_disk(self) -> None:
+        """The server runs into the end of its disk, ends of it, and is started where there is
+        room."""
+        self.server.fill_disk()
+        end = time.monotonic() + 10
+        while self.server.alive and time.monotonic() < end:
+            time.sleep(0.02)
+        assert not self.server.alive, "somebody writes all the time"
+        self.restart_server()
+
+    def freeze(self, role: str) -> None:
+        if self._actors[role].poll() is None:
+            self._actors[role].send_signal(signal.SIGSTOP)
 
     def close(self) -> None:
         for actor in self._actors.values():

@@ -36,6 +36,8 @@ from tests.waiting import until
 JOBS = int(os.environ.get("PREFSTREAM_CHAOS_JOBS", "1000"))
 JOBS_PER_S = 30.0
 WORKERS = 3
+CALLERS = 2
+CLOCKS_WRONG_BY_S = (-3600, 0, 3600)
 RUNS = ("r0", "r1")
 STEPS = ("claimed", "working", "finishing", "finished")
 LEASE_S = 1.5
@@ -50,9 +52,12 @@ DECK = Counter(
         "kill worker": 8,
         "stop worker": 2,
         "kill subscriber": 4,
+        "freeze subscriber": 2,
+        "kill caller": 2,
         "kill api": 2,
         "restart": 2,
         "cut": 3,
+        "full disk": 1,
     }
 )
 """What happens, in random order, again and again."""
@@ -75,18 +80,23 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         },
     )
     try:
-        stage.cast("api", "service", "serve", "--port", str(stage.port))
+        stage.cast("api", *wrong_clock(), "service", "serve", "--port", str(stage.port))
         for number in range(WORKERS):
-            stage.cast(f"worker{number}", "tests.faults.stub_worker", f"worker{number}-{{}}")
+            name = f"worker{number}"
+            stage.cast(name, *wrong_clock(), "tests.faults.stub_worker", f"{name}-{{}}")
         for number, address in enumerate((stage.url, server.url)):
-            acked = tmp_path / f"acked-{number}"
-            stage.cast(
-                f"subscriber{number}", "tests.faults.stub_subscriber", address, RUNS[0], str(acked)
-            )
+            stub = (*wrong_clock(), "tests.faults.stub_subscriber", address, RUNS[0])
+            stage.cast(f"subscriber{number}", *stub, str(tmp_path / f"acked-{number}"))
+        for number in range(CALLERS):
+            stage.cast(f"caller{number}", "tests.faults.stub_caller", stage.url, RUNS[1])
         yield stage
     finally:
         stage.close()
         server.kill()
+
+
+def wrong_clock() -> tuple[str, str]:
+    return "tests.faults.shifted_clock", str(random.choice(CLOCKS_WRONG_BY_S))
 
 
 def request(number: int) -> SampleRequest | BdhsRequest:
@@ -152,6 +162,12 @@ async def hurt(stage: Stage, hurts: Counter[str]) -> None:
                 stage.terminate(stage.any("worker"))
             case "kill subscriber":
                 stage.kill(stage.any("subscriber"))
+            case "freeze subscriber":
+                stage.freeze(stage.any("subscriber"))
+            case "kill caller":
+                stage.kill(stage.any("caller"))
+            case "full disk":
+                await asyncio.to_thread(stage.fill_disk)
             case "kill api":
                 stage.kill("api")
             case "restart":
@@ -246,6 +262,8 @@ async def _check(
         assert state.outcomes == {outcome: len(ids) for outcome, ids in made.items() if ids}
         if run == RUNS[0]:
             await _acknowledged_once(broker, stage, run, made["pair"])
+        else:
+            await _held_by_nobody(broker, stage, run, made["pair"])
     assert await find_leaks(broker) == []
     figures = await broker.stats()
     assert (sum(figures.queued.values()), figures.running, figures.retrying) == (0, 0, 0)
@@ -272,6 +290,21 @@ async def _acknowledged_once(broker: Broker, stage: Stage, run: str, made: list[
     written = [line for path in stage.folder.glob("acked-*") for line in path.read_text().split()]
     assert max(Counter(written).values()) == 1, "no pair is acknowledged twice"
     assert set(written) <= set(made)
+
+
+async def _held_by_nobody(broker: Broker, stage: Stage, run: str, made: list[str]) -> None:
+    """Whoever hung up holds nothing, and nothing that was on its way to them is lost."""
+    for role in stage.roles("caller"):
+        stage.retire(role)
+
+    async def all_back() -> bool:
+        state = await broker.runs.get(run)
+        return state is not None and all(
+            group.leased == 0 and group.waiting + group.returned == len(made)
+            for group in state.groups
+        )
+
+    await until(all_back, 30)
 
 
 async def test_cut_connections_are_mended(own_server: Server) -> None:

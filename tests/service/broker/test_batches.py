@@ -40,6 +40,22 @@ async def test_a_lost_reply_loses_no_pair(broker: Broker, monkeypatch: pytest.Mo
     assert (group.waiting, group.leased, group.returned, group.acknowledged) == (0, 0, 0, 5)
 
 
+async def test_pairs_whose_lease_ran_out_count_as_returned(broker: Broker) -> None:
+    """Though nobody of the group has asked since."""
+    await append(broker, 3)
+    await must_lease(broker, lease_s=0.05)
+    standing = await must_lease(broker, min_size=1)
+
+    async def ran_out() -> bool:
+        return (await group(broker)).leased == 1
+
+    await until(ran_out)
+    assert (await group(broker)).returned == 2
+    await broker.batches.ack("r", standing.lease)
+    seen = await group(broker)
+    assert (seen.waiting, seen.leased, seen.returned, seen.acknowledged) == (0, 0, 2, 1)
+
+
 async def test_no_run_no_batch(broker: Broker) -> None:
     with pytest.raises(KeyError):
         await lease(broker)

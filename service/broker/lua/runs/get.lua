@@ -1,13 +1,14 @@
 -- ARGV: run
 -- include: count_waiting.lua
+-- include: count_leased.lua
 
 local key = run_key(run)
 if redis.call('EXISTS', key) == 0 then return false end
 local groups = {}
 for _, group in ipairs(redis.call('SMEMBERS', key .. ':groups')) do
   local g = group_key(run, group)
-  local returned = redis.call('ZCARD', g .. ':again')
-  local leased = redis.call('ZCARD', g .. ':unacked') - returned
+  local leased = count_leased(run, group)
+  local returned = redis.call('ZCARD', g .. ':unacked') - leased
   groups[#groups + 1] = {group, count_waiting(run, group), leased, returned,
     redis.call('HMGET', g, 'acknowledged', 'stale', 'missed', 'redelivered')}
 end
