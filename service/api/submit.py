@@ -17,7 +17,8 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="A repeated POST with the same key and body returns the first job.",
+        description="A POST that is repeated within a day with the same key and body returns the "
+        "first job, or 410 if that has ended and is no longer kept.",
     ),
 ]
 

@@ -85,6 +85,19 @@ class IdempotencyConflict(BrokerError):
         self.job_id = job_id
 
 
+class JobGone(BrokerError):
+    """The job that an idempotency key stands for has ended, and is no longer kept."""
+
+    code = "job_gone"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"This idempotency key stands for job {job_id}, which has ended and is no longer kept. "
+            "Its pairs are in the log of its run. To run it once more, use a new key."
+        )
+        self.job_id = job_id
+
+
 class PairConflict(BrokerError):
     code = "pair_conflict"
 

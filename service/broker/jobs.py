@@ -21,6 +21,7 @@ from service.broker.errors import (
     BadCursor,
     IdempotencyConflict,
     ImageGone,
+    JobGone,
     QueueFull,
     WindowFull,
 )
@@ -132,7 +133,7 @@ class Jobs:
         With an `idempotency_key` that is known, the job it stands for is returned instead.
         `fingerprint` says when two bodies are the same; by default, when the requests are.
 
-        Raises: QueueFull, WindowFull, ImageGone, IdempotencyConflict.
+        Raises: QueueFull, WindowFull, ImageGone, IdempotencyConflict, JobGone.
         """
         body = request.stored_json()
         key = ""
@@ -179,6 +180,8 @@ class Jobs:
                 return job
             case "conflict":
                 raise IdempotencyConflict(rest[0])
+            case "gone":
+                raise JobGone(rest[0])
             case _:
                 raise ImageGone(rest[0])
 

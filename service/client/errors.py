@@ -91,6 +91,10 @@ class LeaseLost(Gone):
     """The lease has ended; its pairs are delivered again."""
 
 
+class JobGone(Gone):
+    """The job of the idempotency key has ended, and is no longer kept."""
+
+
 class LogTrimmed(Gone):
     """Pairs after the cursor are no longer kept."""
 
@@ -114,6 +118,7 @@ BY_CODE: dict[str, type[PrefstreamError]] = {
     "log_changed": LogChanged,
     "lease_lost": LeaseLost,
     "log_trimmed": LogTrimmed,
+    "job_gone": JobGone,
 }
 
 BY_STATUS: dict[int, type[PrefstreamError]] = {

@@ -21,6 +21,7 @@ from service.client import (
     AsyncClient,
     ImageGone,
     InvalidRequest,
+    JobGone,
     NotFound,
     RunNotFound,
     retry,
@@ -295,10 +296,14 @@ class Feeder:
                 reason = f"{example.place}, beyond {', '.join(appended.filters)}"
                 self.stats.fail(appended.outcome, reason)
             return
-        if isinstance(request, BdhsRequest):
-            job = await self._retry(lambda: client.bdhs(request, idempotency_key=key))
-        else:
-            job = await self._retry(lambda: client.sample(request, idempotency_key=key))
+        try:
+            if isinstance(request, BdhsRequest):
+                job = await self._retry(lambda: client.bdhs(request, idempotency_key=key))
+            else:
+                job = await self._retry(lambda: client.sample(request, idempotency_key=key))
+        except JobGone as gone:  # accepted before, and ended: nobody knows any more how
+            self.stats.fail(gone.problem.code, gone.problem.detail)
+            return
         self._jobs.put_nowait(job.id)
 
     async def _watch(self) -> None:

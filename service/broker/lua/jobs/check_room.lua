@@ -1,8 +1,6 @@
 -- ARGV: run, key
 -- include: room.lua
+-- include: known_job.lua
 
-if key ~= '' then
-  local first = redis.call('HGET', NS .. ':key:' .. key, 'job')
-  if first and redis.call('EXISTS', job_key(first)) == 1 then return {'room'} end
-end
+if key ~= '' and known_job(key) then return {'room'} end
 return full_queue() or run ~= '' and full_window(run) or {'room'}

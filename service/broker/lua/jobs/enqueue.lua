@@ -1,14 +1,15 @@
 -- ARGV: job_id, kind, request, run, priority, deadline_ms, metadata, images, key, fingerprint
 -- ARGV: trace, epoch, run_settings
 -- include: room.lua
+-- include: known_job.lua
 
 if redis.call('EXISTS', job_key(job_id)) == 1 then  -- this very call again: its reply was lost
   return {'new', redis.call('HGET', job_key(job_id), 'created')}
 end
 if key ~= '' then
-  local first = redis.call('HMGET', NS .. ':key:' .. key, 'job', 'fingerprint')
-  if first[1] and redis.call('EXISTS', job_key(first[1])) == 1 then
-    return {first[2] == fingerprint and 'known' or 'conflict', first[1]}
+  local first, body, kept = known_job(key)
+  if first then
+    return {body ~= fingerprint and 'conflict' or kept and 'known' or 'gone', first}
   end
 end
 local full = full_queue()
@@ -37,8 +38,11 @@ if deadline_ms ~= '' then
   redis.call('ZADD', NS .. ':deadlines', time + deadline_ms, job_id)
 end
 if key ~= '' then
-  redis.call('HSET', NS .. ':key:' .. key, 'job', job_id, 'fingerprint', fingerprint)
-  redis.call('PEXPIRE', NS .. ':key:' .. key, IDEMPOTENCY_TTL_MS)
+  local stored = NS .. ':key:' .. key
+  local epoch_now = run ~= '' and redis.call('HGET', run_key(run), 'epoch') or ''
+  redis.call('HSET', stored, 'job', job_id, 'fingerprint', fingerprint, 'run', run,
+    'epoch', epoch_now)
+  redis.call('PEXPIRE', stored, IDEMPOTENCY_TTL_MS)
 end
 redis.call('ZADD', NS .. ':open', time, job_id)
 add_to_lane(job_id, priority)
