@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from service.schemas import Message
 
@@ -21,13 +21,51 @@ class InvalidDataset(Exception):
     """The data set as a whole cannot be read."""
 
 
+BadRow = Literal["not JSON", "layout", "image not found", "image unreadable", "refused"]
+"""Why a row cannot be used; `refused`: by the service."""
+
+MAX_REASON_CHARACTERS = 500
+"""What is said of a row. Rows may hold whole pictures as text."""
+
+
+class ImageNotFound(ValueError):
+    """No file has the name that a row gives."""
+
+
+class ImageUnreadable(ValueError):
+    """What a row gives is no picture."""
+
+
 class InvalidRow(Exception):
     """One row cannot be used."""
 
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(f"{place}: {reason}")
+    def __init__(self, place: str, reason: str, kind: BadRow = "layout") -> None:
         self.place = place
-        self.reason = reason
+        self.reason = shortened(reason, MAX_REASON_CHARACTERS)
+        self.kind: BadRow = kind
+        super().__init__(f"{place}: {self.reason}")
+
+    @staticmethod
+    def of(place: str, error: ValueError, kind: BadRow = "layout") -> "InvalidRow":
+        """The row at `place`, for an error that says what is wrong with it."""
+        if isinstance(error, ImageNotFound):
+            kind = "image not found"
+        elif isinstance(error, ImageUnreadable):
+            kind = "image unreadable"
+        return InvalidRow(place, _reason(error), kind)
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())
+    return str(error)
+
+
+def shortened(text: str, characters: int) -> str:
+    """A text's beginning, and how long it is, if it has more characters."""
+    if len(text) <= characters:
+        return text
+    return f"{text[:characters]}… ({len(text)} characters)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.data import turns
 from trainer.data.example import Example
-from trainer.data.images import images_of_column
+from trainer.data.images import images_of_row
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -17,7 +17,7 @@ def matches(row: dict[str, Any]) -> bool:
 
 
 def examples(row: dict[str, Any]) -> Iterator[Example]:
-    talk, images = row["conversations"], images_of_column(row.get("image"))
+    talk, images = row["conversations"], images_of_row(row)
     found = list(turns.answers(talk))
     if not found:
         raise ValueError("a conversation without an answer")

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.data import turns
 from trainer.data.example import Example
-from trainer.data.images import images_of_column
+from trainer.data.images import images_of_row
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -20,7 +20,7 @@ def examples(row: dict[str, Any]) -> Iterator[Example]:
     better = int(row["preference"])
     if better not in (1, 2):  # none was preferred
         return
-    talk, images = list(row["conversations"]), images_of_column(row.get("image"))
+    talk, images = list(row["conversations"]), images_of_row(row)
     while talk and talk[-1]["from"] not in turns.USERS:  # an answer that is not judged
         talk.pop()
     if not talk:

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.data import turns
 from trainer.data.example import Example
-from trainer.data.images import images_of_column
+from trainer.data.images import images_of_row
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -21,7 +21,7 @@ def examples(row: dict[str, Any]) -> Iterator[Example]:
     talk, worse = row["conversations"], row["rejected_conversations"]
     if len(talk) != len(worse):
         raise ValueError(f"{len(talk)} turns, but {len(worse)} in rejected_conversations")
-    images = images_of_column(row.get("image"))
+    images = images_of_row(row)
     for index in turns.answers(talk):
         chosen, rejected = talk[index]["value"], worse[index]["value"]
         if chosen.strip() != rejected.strip():

@@ -9,8 +9,7 @@ Nothing is held in memory but the row at hand.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Any
 
 from trainer.data import llava_instruct, llava_rlhf, povid, rlhf_v, toy, trl, vlfeedback
 from trainer.data.example import DatasetFormat, Example, InvalidDataset, InvalidRow
@@ -58,21 +57,40 @@ def read(
     for row in rows(dataset):
         try:
             if row.columns is None:
-                raise ValueError(row.error)
+                raise InvalidRow(row.place, row.error, "not JSON")
             reader = reader or _format_of(row)
-            folders = [*images, row.folder]
-            for part, found in enumerate(reader.examples(row.columns)):
+            for part, found in enumerate(_examples(reader, row.columns)):
                 yield replace(
                     found,
                     key=f"{row.number}.{part}",
                     place=row.place,
-                    images=tuple(find_image(image, folders) for image in found.images),
+                    images=tuple(find_image(name, [*images, row.folder]) for name in found.images),
                 )
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            bad = InvalidRow(row.place, _reason(error))
+        except InvalidRow as bad:
+            if on_invalid is None:
+                raise
+            on_invalid(bad)
+        except ValueError as error:
+            bad = InvalidRow.of(row.place, error)
             if on_invalid is None:
                 raise bad from error
             on_invalid(bad)
+
+
+def _examples(reader: DatasetFormat, columns: dict[str, Any]) -> Iterator[Example]:
+    """Raises: ValueError, whatever is wrong with the row."""
+    try:
+        for example in reader.examples(columns):
+            texts = [example.chosen, example.rejected or ""]
+            if not all(isinstance(text, str) for text in texts):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ValueError("a response that is no text")
+            if not example.messages or example.messages[-1].role != "user":
+                raise ValueError("a conversation that does not end with a user's turn")
+            yield example
+    except KeyError as error:
+        raise ValueError(f"has no field {error}") from error
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"is not laid out as it should be: {error}") from error
 
 
 def _format_of(row: Row) -> DatasetFormat:
@@ -85,13 +103,3 @@ def _format_of(row: Row) -> DatasetFormat:
         f"({', '.join(FORMATS)}). Name the layout with --format, or convert to TRL's: prompt, "
         "images, chosen, rejected."
     )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())
-    if isinstance(error, KeyError):
-        return f"has no field {error}"
-    if isinstance(error, ValueError):
-        return str(error)
-    return f"is not laid out as it should be: {error}"

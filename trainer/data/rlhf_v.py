@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.data import turns
 from trainer.data.example import Example
-from trainer.data.images import images_of_column
+from trainer.data.images import images_of_row
 
 KEPT = ("ds_name", "idx", "origin_dataset")
 
@@ -22,8 +22,11 @@ def matches(row: dict[str, Any]) -> bool:
 def examples(row: dict[str, Any]) -> Iterator[Example]:
     text = row.get("text", row)
     if isinstance(text, str):
-        text = json.loads(text)
-    images = images_of_column(row.get("image") or row.get("image_path"))
+        try:
+            text = json.loads(text)
+        except ValueError:
+            raise ValueError("its `text` is not JSON of question, chosen and rejected") from None
+    images = images_of_row(row)
     yield Example(
         messages=[turns.user_turn(text["question"], len(images))],
         images=images,

@@ -1,10 +1,11 @@
 """The rows of files, folders and hub data sets, one at a time."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trainer.data.example import InvalidDataset
 
@@ -55,12 +56,12 @@ def _of_files(files: list[Path]) -> Iterator[Row]:
             if isinstance(found, dict):
                 yield Row(number, place, file.parent, found)
             else:
-                error = found if isinstance(found, str) else "is not an object"
+                error = str(found) if isinstance(found, ValueError) else "is not an object"
                 yield Row(number, place, file.parent, None, error)
 
 
 def _of_file(file: Path) -> Iterator[Any]:
-    """Each row as it is parsed; a text in place of one that is not JSON."""
+    """Each row as it is parsed; a ValueError in place of one that is not JSON."""
     if file.suffix == ".jsonl":
         yield from _of_json_lines(file)
     elif file.suffix == ".json":
@@ -74,30 +75,41 @@ def _of_file(file: Path) -> Iterator[Any]:
 
 
 def _of_json_lines(file: Path) -> Iterator[Any]:
-    with file.open("rb") as lines:
+    with _opened(file) as lines:
         for line in lines:
             if not line.strip():
                 continue
             try:
                 yield json.loads(line)
-            except ValueError as error:
-                yield f"is not JSON: {error}"
+            except (ValueError, RecursionError) as error:
+                yield ValueError(f"is not JSON: {error}")
 
 
 def _of_json(file: Path) -> Iterator[Any]:
     """The objects of an array; or lines of JSON, which some publish under this name, too."""
     import ijson
 
-    with file.open("rb") as content:
+    with _opened(file) as content:
         start = content.read(4096).lstrip()[:1]
     if start == b"{":
         yield from _of_json_lines(file)
         return
-    with file.open("rb") as content:
+    with _opened(file) as content:
         try:
             yield from ijson.items(content, "item", use_float=True)
-        except ijson.JSONError as error:
+        except (ijson.JSONError, ValueError) as error:
             raise InvalidDataset(f"{file} is not a JSON array (any more): {error}") from error
+
+
+def _opened(file: Path) -> BinaryIO:
+    """Open after the mark that some systems put in front of UTF-8."""
+    content = file.open("rb")
+    start = content.read(3)
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        content.close()
+        raise InvalidDataset(f"{file} is UTF-16: save it as UTF-8.")
+    content.seek(3 if start == codecs.BOM_UTF8 else 0)
+    return content
 
 
 def _saved(folder: Path) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from typing import Any
 from service.schemas import ImagePart, Message, Part, TextPart
 from trainer.data import turns
 from trainer.data.example import Example, ImageSource
-from trainer.data.images import images_of_column
+from trainer.data.images import images_of_row
 
 KEPT = ("pair_id", "method", "chosen_version", "rejected_version", "metadata")
 
@@ -21,7 +21,7 @@ def matches(row: dict[str, Any]) -> bool:
 
 
 def examples(row: dict[str, Any]) -> Iterator[Example]:
-    images = images_of_column(row.get("images") or row.get("image"))
+    images = images_of_row(row)
     prompt, chosen = row.get("prompt"), row.get("chosen", row.get("completion"))
     rejected = row.get("rejected")
     if not prompt:
@@ -49,22 +49,44 @@ def _conversation(prompt: Any, images: tuple[ImageSource, ...]) -> list[Message]
     if isinstance(prompt, str):
         return [turns.user_turn(prompt, len(images))]
     talk = [Message(role=turn["role"], content=_parts(turn["content"])) for turn in prompt]
-    places = sum(isinstance(part, ImagePart) for turn in talk for part in turn.parts)
-    if not places and images:  # as TRL does: the images stand before the first question
-        first = next(i for i, turn in enumerate(talk) if turn.role == "user")
+    if images and not _places(talk):
+        talk = [_with_places(turn) if turn.role == "user" else turn for turn in talk]
+    if images and not _places(talk):  # as TRL does: the images stand before the first question
+        first = next((i for i, turn in enumerate(talk) if turn.role == "user"), None)
+        if first is None:
+            raise ValueError("a prompt without a user's turn")
         talk[first] = Message(
             role="user", content=[*(ImagePart() for _ in images), *talk[first].parts]
         )
+    if (places := _places(talk)) != len(images):
+        raise ValueError(f"{places} places for images in the prompt, but {len(images)} images")
     return talk
+
+
+def _places(talk: list[Message]) -> int:
+    return sum(isinstance(part, ImagePart) for turn in talk for part in turn.parts)
+
+
+def _with_places(turn: Message) -> Message:
+    """The turn with places for images in place of the `<image>` in its text."""
+    if turns.TOKEN not in turn.text:
+        return turn
+    return turns.user_turn(turn.text, turn.text.count(turns.TOKEN))
 
 
 def _parts(content: Any) -> str | list[Part]:
     """Of a message. Parquet gives every part all keys, those it lacks as None."""
     if isinstance(content, str):
         return content
-    return [
-        ImagePart() if part["type"] == "image" else TextPart(text=part["text"]) for part in content
-    ]
+    return [_part(part) for part in content]
+
+
+def _part(part: dict[str, Any]) -> Part:
+    if part["type"] == "image":
+        return ImagePart()
+    if part["type"] != "text":
+        raise ValueError(f"a part of type {part['type']!r}, which is neither text nor image")
+    return TextPart(text=part["text"])
 
 
 def _response(side: Any) -> str:
@@ -73,7 +95,7 @@ def _response(side: Any) -> str:
         return side
     if len(side) != 1 or side[0]["role"] != "assistant":
         raise ValueError("a side must be one assistant turn")
-    [message] = _conversation(side, ())
+    message = Message(role="assistant", content=_parts(side[0]["content"]))
     texts = [part.text for part in message.parts if isinstance(part, TextPart)]
     if len(texts) != len(message.parts):
         raise ValueError("a response with an image in it")

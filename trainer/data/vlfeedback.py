@@ -9,12 +9,13 @@ them. An answer with a rating that is no number is left out; without two differe
 preference.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from trainer.data import turns
 from trainer.data.example import Example
-from trainer.data.images import images_of_column
+from trainer.data.images import images_of_row
 
 
 def matches(row: dict[str, Any]) -> bool:
@@ -33,7 +34,7 @@ def examples(row: dict[str, Any]) -> Iterator[Example]:
     best, worst = max(rated, key=_first), min(rated, key=_first)
     if best[0] == worst[0]:
         return
-    images = images_of_column(row.get("image") or row.get("img_path"))
+    images = images_of_row(row)
     yield Example(
         messages=[turns.user_turn(row["prompt"], len(images))],
         images=images,
@@ -52,6 +53,8 @@ def _mean(annotations: dict[str, Any]) -> float | None:
     try:
         ratings = [float(aspect["Rating"]) for aspect in annotations.values()]
     except (ValueError, TypeError):
+        return None
+    if not all(map(math.isfinite, ratings)):
         return None
     return sum(ratings) / len(ratings) if ratings else None
 

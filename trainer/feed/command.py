@@ -213,6 +213,8 @@ def _summary(feeder: Feeder) -> list[str]:
         f"{count} made no pair: {code}. First: {stats.reasons[code]}"
         for code, count in stats.failed.most_common()
     ]
-    if stats.bad:
-        lines.append(f"{stats.bad} rows left out. First: {stats.first_bad}")
+    lines += [
+        f"{count} rows left out: {kind}. First: {stats.first_bad[kind]}"
+        for kind, count in stats.bad.most_common()
+    ]
     return lines

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from service.client import (
     AsyncClient,
@@ -42,7 +42,7 @@ from service.schemas import (
 )
 from trainer import data
 from trainer.data import SECOND_REJECTED, Example, InvalidDataset, InvalidRow
-from trainer.data.example import ImageSource
+from trainer.data.example import BadRow, ImageSource
 from trainer.data.images import load_image
 from trainer.feed.cursor import Cursor
 
@@ -144,9 +144,10 @@ class FeedStats:
     """What made no pair, by the job's outcome or its error's code."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Of each, the first: which job or row, and why."""
-    bad: int = 0
-    """Rows that could not be used."""
-    first_bad: str = ""
+    bad: Counter[BadRow] = field(default_factory=Counter)
+    """Rows that could not be used, by kind."""
+    first_bad: dict[BadRow, str] = field(default_factory=dict)
+    """Of each, the first: which row, and why."""
 
     def fail(self, code: str, reason: str) -> None:
         self.failed[code] += 1
@@ -227,8 +228,8 @@ class Feeder:
             yield example
 
     def _leave_out(self, bad: InvalidRow) -> None:
-        self.stats.bad += 1
-        self.stats.first_bad = self.stats.first_bad or str(bad)
+        self.stats.bad[bad.kind] += 1
+        self.stats.first_bad.setdefault(bad.kind, str(bad))
 
     async def _send_all(self, examples: Iterator[Example], cursor: Cursor) -> None:
         while True:
@@ -262,13 +263,10 @@ class Feeder:
                     self._refs.clear()  # the wait for the window outlived the images
                 else:
                     return
-        except ValidationError as error:
-            reason = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
-            raise InvalidRow(example.place, reason) from error
         except ValueError as error:
-            raise InvalidRow(example.place, str(error)) from error
+            raise InvalidRow.of(example.place, error, "refused") from error
         except InvalidRequest as error:
-            raise InvalidRow(example.place, error.problem.detail) from error
+            raise InvalidRow(example.place, error.problem.detail, "refused") from error
 
     async def _stored(self, source: ImageSource) -> str:
         """The hash under which the service has the image."""
