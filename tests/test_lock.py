@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 
-EXTRAS = ["worker-cpu", "trainer", "embedded", "tracing", "experiment", "dev"]
+EXTRAS = ["worker-cpu", "trainer", "embedded", "tracing", "experiment", "s3", "gcs", "dev"]
 """As in the Makefile's `lock`."""
 
 LEFT_OUT = {"torchaudio", "torchcodec"}

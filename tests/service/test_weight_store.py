@@ -73,7 +73,7 @@ def endless(folder: Path) -> None:
     [
         (at("foo://bucket/1"), "no file system is known by foo://"),
         (at("simplecache::foo://bucket/1"), "no file system is known by foo://"),
-        (at("http://127.0.0.1:9/weights/1"), "http://127.0.0.1:9/weights/1 cannot be read"),
+        (at("http://127.0.0.1:9/weights/1"), "at http://127.0.0.1:9/weights/1 (Cannot connect"),
         (at("github://nobody:nothing@x/1"), "cannot be read"),
         (at("zip://1::/nowhere.zip"), "cannot be read"),
         (at("/nowhere"), "no manifest.json at /nowhere"),
