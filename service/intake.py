@@ -71,7 +71,7 @@ class Intake:
         )
 
     def _check_text(self, request: PromptRequest) -> None:
-        length = sum(map(len, request.texts))
+        length = request.length
         if length > self._settings.max_text_chars:
             raise Refusal(
                 422,

@@ -47,5 +47,7 @@ def is_interactive() -> bool:
 
 def _rendering() -> list[Processor]:
     if is_interactive():
-        return [structlog.dev.ConsoleRenderer()]
+        # Without local variables, among which are keys and whole requests.
+        plain = structlog.dev.RichTracebackFormatter(show_locals=False)
+        return [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -25,6 +25,7 @@ from service.broker import (
     VersionWithdrawn,
     WindowFull,
 )
+from service.excerpts import excerpt
 from service.schemas import Job, JobStatus, Problem
 
 STATUS: dict[type[BrokerError], int] = {
@@ -46,6 +47,9 @@ STATUS: dict[type[BrokerError], int] = {
     VersionWithdrawn: 409,
 }
 
+MAX_DETAIL_CHARS = 2000
+"""An answer does not grow with what was asked."""
+
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """RFC 9110's, where older Pythons have those of an older RFC."""
 
@@ -63,12 +67,14 @@ class Refusal(HTTPException):
         loc: tuple[str | int, ...] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        detail = excerpt(detail, MAX_DETAIL_CHARS)
         super().__init__(status, detail, headers)
         errors = None if loc is None else [{"loc": list(loc), "msg": detail, "type": code}]
         self.problem = problem(status, code, detail, errors=errors)
 
 
 def problem(status: int, code: str, detail: str, **fields: Any) -> Problem:
+    detail = excerpt(detail, MAX_DETAIL_CHARS)
     title = TITLES.get(status) or HTTPStatus(status).phrase
     return Problem(title=title, status=status, code=code, detail=detail, **fields)
 

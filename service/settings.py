@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     """Encoded size of one image."""
     max_image_pixels: int = Field(default=32_000_000, ge=1)
     """Decoded size of one image: a bound against decompression bombs."""
-    max_text_chars: int = Field(default=100_000, ge=1)
-    """Characters of a request's text in all."""
+    max_text_chars: int = Field(default=100_000, ge=1, le=2**20)
+    """Characters of a request's text in all; a token that is given by its id counts as one."""
     max_wait_s: float = Field(default=300.0, gt=0)
     """Longest that a request may wait for a job."""
 

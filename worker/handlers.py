@@ -12,6 +12,7 @@ from vllm.outputs import CompletionOutput
 
 from service.annotator import CannotJudge, Case
 from service.broker import Broker, Claim, ImageGone
+from service.excerpts import excerpt
 from service.images import BadImage
 from service.rendering import BadConversation
 from service.schemas import (
@@ -262,7 +263,7 @@ class Handlers:
 
 
 def _job_failed(code: str, error: Exception, **details: int) -> JobFailed:
-    return JobFailed(JobError(code=code, message=str(error), details=dict(details)))
+    return JobFailed(JobError(code=code, message=excerpt(str(error)), details=dict(details)))
 
 
 def _given_or_random_seed(asked: int | None) -> int:

@@ -20,6 +20,7 @@ import structlog
 from service import model_names, tracing
 from service.annotator import AnnotatorUnavailable
 from service.broker import KINDS, UNAVAILABLE, Broker, Claim, wait_within
+from service.excerpts import excerpt
 from service.schemas import JobError, WeightVersion, WorkerInfo
 from service.settings import Settings
 from service.weight_store import BadWeights
@@ -299,17 +300,20 @@ class Worker:
         except EngineDied as died:
             again = any(error.code == ENGINE_DIED for error in claim.history)
             error = JobError(code=ENGINE_DIED, message=str(died))
+            log.warning("attempt failed", code=error.code, reason=error.message)
             await self._reach(lambda: self._broker.claims.retry(claim, error, give_up=again))
         except AnnotatorUnavailable as away:
             error = JobError(code="annotator_unavailable", message=str(away))
-            log.warning("annotator is away", reason=error.message)
+            log.warning("attempt failed", code=error.code, reason=error.message)
             await self._reach(lambda: self._broker.claims.retry(claim, error))
         except UNAVAILABLE as away:
             error = JobError(code="redis_unavailable", message=str(away))
+            log.warning("attempt failed", code=error.code, reason=error.message)
             await self._reach(lambda: self._broker.claims.retry(claim, error))
         except Exception as unexpected:
             log.exception("job broke")
-            error = JobError(code="internal", message=f"{type(unexpected).__name__}: {unexpected}")
+            reason = excerpt(f"{type(unexpected).__name__}: {unexpected}")
+            error = JobError(code="internal", message=reason)
             await self._reach(lambda: self._broker.claims.retry(claim, error))
         else:
             with tracing.span("finish"):

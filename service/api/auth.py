@@ -4,7 +4,7 @@ import hmac
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import problem_response
+from service.api.problems import refuse
 from service.problems import problem
 
 PUBLIC_PATHS = frozenset({"/health/live", "/health/ready"})
@@ -24,7 +24,8 @@ class ApiKeyMiddleware:
             and scope["path"] not in PUBLIC_PATHS
             and not self._is_authorized(scope)
         ):
-            refusal = problem_response(
+            refusal = refuse(
+                scope["path"],
                 problem(
                     401,
                     "unauthorized",

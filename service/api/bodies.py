@@ -1,7 +1,7 @@
 """JSON bodies: bounded in size, strict in content, parsed off the event loop when large."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 from anyio import to_thread
 from fastapi import Request, Response
@@ -9,8 +9,12 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import problem_response
+from service.api.problems import refuse
 from service.problems import Refusal
+from service.schemas import MAX_METADATA_CHARS
+
+MAX_VALUES = 4096
+"""Fields of objects and items of lists in a body, but for integers in lists: token ids."""
 
 LARGE_BODY_BYTES = 1 << 20
 """Bytes above which parsing leaves the event loop."""
@@ -27,17 +31,48 @@ class StrictJsonRequest(Request):
         if not hasattr(self, "_json"):
             body = await self.body()
             try:
+                max_chars = self.app.state.settings.max_text_chars
                 if len(body) > LARGE_BODY_BYTES:
-                    self._json = await to_thread.run_sync(_parse, body)
+                    self._json = await to_thread.run_sync(_parse, body, max_chars)
                 else:
-                    self._json = _parse(body)
+                    self._json = _parse(body, max_chars)
             except ValueError as error:
                 raise Refusal(400, "invalid_json", f"The body is not JSON: {error}.") from None
         return self._json
 
 
-def _parse(body: bytes) -> Any:
-    return from_json(body, allow_inf_nan=False)
+def _parse(body: bytes, max_text_chars: int) -> Any:
+    """Raises: ValueError; Refusal, before the time goes into it, for more values than a request can
+    have."""
+    # Commas stand between values, and in texts.
+    if body.count(b",") > MAX_VALUES + MAX_METADATA_CHARS + max_text_chars:
+        raise _too_many_values()
+    parsed = from_json(body, allow_inf_nan=False)
+    found = 0
+    containers: list[Any] = [parsed]
+    while containers:
+        one: Any = containers.pop()
+        if isinstance(one, dict):
+            values = list(cast(dict[str, Any], one).values())
+            found += len(values)
+        elif isinstance(one, list):
+            values = cast(list[Any], one)
+            found += sum(type(value) is not int for value in values)
+        else:
+            continue
+        if found > MAX_VALUES:
+            raise _too_many_values()
+        containers += [value for value in values if isinstance(value, dict | list)]
+    return parsed
+
+
+def _too_many_values() -> Refusal:
+    return Refusal(
+        422,
+        "too_many_values",
+        f"The body has more than {MAX_VALUES} fields and list items (token ids count apart).",
+        loc=("body",),
+    )
 
 
 class StrictJsonRoute(APIRoute):
@@ -72,7 +107,7 @@ class BodyLimitMiddleware:
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._limit:
                 await self._drain(receive)
-                await problem_response(self._too_large().problem)(scope, receive, send)
+                await refuse(scope["path"], self._too_large().problem)(scope, receive, send)
                 return
         received = 0
 

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from service.broker import UNAVAILABLE, BrokerError, QueueFull, ServerRefuses, WindowFull
+from service.excerpts import excerpt
 from service.problems import Refusal, broker_problem, problem
 from service.schemas import Problem
 
@@ -23,6 +24,25 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 """For OpenAPI: what every route may answer."""
 
 RETRY_AFTER_S = 1
+
+
+MAX_ERRORS = 16
+"""Of a request's faulty fields, those that an answer names."""
+
+EXCERPT_PATH_CHARS = 200
+EXCERPT_NAME_CHARS = 100
+
+
+def refuse(path: str, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer to a request that is not done, which the log tells, too."""
+    log.info(
+        "refused",
+        path=excerpt(path, EXCERPT_PATH_CHARS),
+        status=problem.status,
+        code=problem.code,
+        reason=problem.detail,
+    )
+    return problem_response(problem, headers)
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -44,40 +64,52 @@ def add_handlers(app: FastAPI) -> None:
         app.add_exception_handler(error, _unavailable)
 
 
-async def _refusal(_: Request, error: Exception) -> Response:
+async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return problem_response(error.problem, error.headers)
+    return refuse(request.url.path, error.problem, error.headers)
 
 
-async def _broker_error(_: Request, error: Exception) -> Response:
+async def _broker_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, BrokerError)
     headers: dict[str, str] = {}
     if isinstance(error, QueueFull | WindowFull):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    return problem_response(broker_problem(error), headers)
+    return refuse(request.url.path, broker_problem(error), headers)
 
 
-async def _validation_error(_: Request, error: Exception) -> Response:
-    """Names each refused field. Never repeats its value, which may be a whole image."""
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """Names the first refused fields. Never repeats a value, which may be a whole image."""
     assert isinstance(error, RequestValidationError)
-    errors = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
-    detail = "; ".join(
-        f"{'.'.join(map(str, e['loc']))}: {str(e['msg']).removeprefix('Value error, ')}"
-        for e in errors
-    )
-    return problem_response(problem(422, "invalid_request", detail, errors=errors))
+    found = error.errors()
+    errors: list[dict[str, Any]] = [
+        {"loc": [_short(part) for part in e["loc"]], "msg": excerpt(e["msg"]), "type": e["type"]}
+        for e in found[:MAX_ERRORS]
+    ]
+    said = [
+        f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in errors
+    ]
+    if len(found) > MAX_ERRORS:
+        said.append(f"and {len(found) - MAX_ERRORS} more faults")
+    faults = problem(422, "invalid_request", "; ".join(said), errors=errors)
+    return refuse(request.url.path, faults)
+
+
+def _short(part: str | int) -> str | int:
+    """Of a fault's place: an unknown field's name may be of any length."""
+    return part if isinstance(part, int) else excerpt(part, EXCERPT_NAME_CHARS)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code, detail = "http_error", str(error.detail)
+    path = excerpt(request.url.path, EXCERPT_PATH_CHARS)
+    code, detail = "http_error", excerpt(str(error.detail))
     if error.status_code == 404:
-        code, detail = "not_found", f"There is nothing at {request.url.path}. See /docs."
+        code, detail = "not_found", f"There is nothing at {path}. See /docs."
     elif error.status_code == 405:
         code = "method_not_allowed"
         allowed = (error.headers or {}).get("Allow", "another method")
-        detail = f"{request.url.path} takes {allowed}, not {request.method}."
-    return problem_response(problem(error.status_code, code, detail), error.headers)
+        detail = f"{path} takes {allowed}, not {request.method}."
+    return refuse(request.url.path, problem(error.status_code, code, detail), error.headers)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

@@ -9,6 +9,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.protocol import BoundedHeadProtocol
+
 SHUTDOWN_TIMEOUT_S = 10
 
 
@@ -23,7 +25,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
             access_log=False,
             log_config=None,
-            h11_max_incomplete_event_size=64 * 1024,
+            http=BoundedHeadProtocol,
         )
         super().__init__(config)
         self._app = app

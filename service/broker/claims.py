@@ -24,6 +24,7 @@ from service.broker.notifications import Notifications
 from service.broker.runs import DEFAULT_SETTINGS, new_epoch, new_nonce, offered_figures
 from service.broker.scripts import script
 from service.broker.sweeper import Sweeper
+from service.excerpts import excerpt
 from service.schemas import (
     TOLERANT,
     Attempt,
@@ -277,7 +278,7 @@ def unreadable(error: ValidationError) -> JobError:
         code="unreadable_request",
         message="No worker has understood this request yet; are they of the service's release? "
         f"It is dead after {UNREADABLE_S / 3600:g} h. "
-        + "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
+        + excerpt("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())),
     )
 
 

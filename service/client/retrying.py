@@ -2,6 +2,7 @@
 trainers."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from typing import TypeVar
 from service.client.errors import TemporaryError
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 async def retry(call: Callable[[], Awaitable[T]], *, for_s: float) -> T:
@@ -23,6 +26,7 @@ async def retry(call: Callable[[], Awaitable[T]], *, for_s: float) -> T:
         except TemporaryError as error:
             if time.monotonic() + error.retry_after_s > end:
                 raise
+            log.info("again in %g s: %s", error.retry_after_s, error)
             await asyncio.sleep(error.retry_after_s)
 
 

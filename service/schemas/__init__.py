@@ -47,7 +47,7 @@ from service.schemas.jobs import (
 from service.schemas.outcomes import Outcome, outcome_of_texts, visible
 from service.schemas.pairs import Appended, FilteredPage, FilteredPair, Pair, PairsPage, Span
 from service.schemas.problems import Problem
-from service.schemas.prompts import PromptRequest
+from service.schemas.prompts import MAX_METADATA_CHARS, MAX_TEXT_CHARS, PromptRequest
 from service.schemas.requests import (
     BDHS_SETTINGS,
     SAMPLE_SETTINGS,
@@ -96,8 +96,10 @@ from service.schemas.weights import (
 __all__ = [
     "BDHS_SETTINGS",
     "ENDED",
+    "MAX_METADATA_CHARS",
     "MAX_RANKED",
     "MAX_SEED",
+    "MAX_TEXT_CHARS",
     "MAX_VERSION",
     "SAMPLE_SETTINGS",
     "TOLERANT",

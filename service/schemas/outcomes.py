@@ -32,4 +32,5 @@ def outcome_of_texts(chosen: str, rejected: str) -> Outcome:
 
 def visible(text: str) -> str:
     """The text without white space and what else cannot be seen (zero-width spaces, controls)."""
-    return "".join(c for c in text if c.isprintable() and not c.isspace())
+    unseen = {ord(c): None for c in set(text) if c.isspace() or not c.isprintable()}
+    return text.translate(unseen)

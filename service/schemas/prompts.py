@@ -1,29 +1,56 @@
 """What all requests begin with: a prompt or a conversation, its images, the caller's metadata."""
 
 import json
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from service.schemas.base import Model
 from service.schemas.conversation import ImagePart, Message, TextPart, user_turn
 
+MAX_METADATA_CHARS = 2**16
+"""Of a request's metadata: names and texts; any other value counts as one."""
+
+MAX_TEXT_CHARS = 2**20
+"""Of one text, whatever a service's settings allow for all."""
+
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+
+
+def _characters(value: JsonValue) -> int:
+    match value:
+        case dict():
+            return sum(len(name) + _characters(inner) for name, inner in value.items())
+        case list():
+            return sum(map(_characters, value))
+        case str():
+            return len(value)
+        case _:
+            return 1
+
 
 class PromptRequest(Model):
     """What asks something of a model, or records that it was asked: text, perhaps with images."""
 
-    prompt: str | None = None
+    prompt: Text | None = None
     """The user's text. Either this or `messages`."""
     messages: list[Message] | None = Field(default=None, min_length=1)
     """A conversation that ends with a user turn. Either this or `prompt`."""
     images: list[str] = []
     """Each a data URI, bare base64, or `sha256:<hex>` of an image that is stored already."""
     metadata: dict[str, JsonValue] = {}
-    """Handed through to the job and the pair, unread."""
+    """Handed through to the job and the pair, unread; 65,536 characters of names and values at
+    most."""
 
     @field_validator("metadata")
     @classmethod
-    def _finite(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    def _small_and_finite(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        length = _characters(metadata)
+        if length > MAX_METADATA_CHARS:
+            raise ValueError(
+                f"has {length} characters of names and values; at most {MAX_METADATA_CHARS} are "
+                "kept. Keep large data where the caller is, under an id"
+            )
         json.dumps(metadata, allow_nan=False)  # FastAPI forgets `allow_inf_nan` inside JsonValue
         return metadata
 
@@ -55,6 +82,11 @@ class PromptRequest(Model):
             return self.messages
         assert self.prompt is not None  # the validator's promise
         return [user_turn(self.prompt, len(self.images))]
+
+    @property
+    def length(self) -> int:
+        """Characters of `texts`; a token that is given by its id counts as one."""
+        return sum(map(len, self.texts))
 
     @property
     def texts(self) -> list[str]:

@@ -15,7 +15,7 @@ from service.schemas.base import (
 )
 from service.schemas.conversation import Message
 from service.schemas.outcomes import Outcome, outcome_of_texts, visible
-from service.schemas.prompts import PromptRequest
+from service.schemas.prompts import PromptRequest, Text
 
 
 class JobKind(StrEnum):
@@ -35,6 +35,7 @@ class Priority(StrEnum):
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=32768, fail_fast=True)]
 
 
 class JobRequest(PromptRequest):
@@ -165,7 +166,7 @@ class BdhsRequest(SamplingRequest):
     """`POST /bdhs`: a rejected response made from a trusted one (the paper's section on BDHS)."""
 
     kind = JobKind.bdhs
-    reference: str
+    reference: Text
     """The trusted answer y⁺, which becomes the chosen side."""
     corruption: Literal["attention", "noise", "attention+noise"] = "attention"
     """How the view of the image is spoilt: hide image tokens from attention, add diffusion noise to
@@ -178,7 +179,7 @@ class BdhsRequest(SamplingRequest):
     start_ratio: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Share of the reference's tokens that `guidance` = answer gives: the cut falls at the nearest
     end of a word."""
-    corrupt_images: list[int] | None = Field(default=None, min_length=1)
+    corrupt_images: list[int] | None = Field(default=None, min_length=1, max_length=64)
     """Indices of those images of the prompt that are spoilt, each by its own draw; null: all of
     them (the paper has one)."""
     rho: float = Field(default=0.99, ge=0.0, le=1.0)
@@ -268,9 +269,7 @@ class LogprobsRequest(JobRequest):
     with the images as they are or under views that BDHS has."""
 
     kind = JobKind.logprobs
-    responses: list[str | Annotated[list[TokenId], Field(min_length=1, max_length=32768)]] = Field(
-        min_length=1, max_length=64
-    )
+    responses: list[Text | TokenIds] = Field(min_length=1, max_length=64)
     """Each a text, or the ids of tokens as they were sampled."""
     ended: bool = True
     """Of texts: the token that ends the turn counts, as it does in training. Ids say so
@@ -294,13 +293,18 @@ class LogprobsRequest(JobRequest):
     def texts(self) -> list[str]:
         return [*super().texts, *(text for text in self.responses if isinstance(text, str))]
 
+    @property
+    def length(self) -> int:
+        ids = (response for response in self.responses if not isinstance(response, str))
+        return super().length + sum(map(len, ids))
+
 
 class PairRequest(PromptRequest):
     """`POST /runs/{run}/pairs`: a pair that exists already, from a preference data set."""
 
-    chosen: str
+    chosen: Text
     """The better response y⁺."""
-    rejected: str
+    rejected: Text
     """The worse response y⁻."""
     pair_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
     """The caller's name for it: the same id again, within a day, appends nothing. Drawn when left

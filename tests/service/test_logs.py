@@ -16,8 +16,10 @@ structlog.get_logger().warning("refused", reason="too wide")
 logging.getLogger("uvicorn.error").warning("no %s", "good")
 logging.getLogger("uvicorn.error").info("unheard")
 warnings.warn("mind the gap")
+def fail(key):
+    return 1 / 0
 try:
-    1 / 0
+    fail("s3cret" + "-key")
 except ZeroDivisionError:
     structlog.get_logger().exception("broke")
 """
@@ -57,4 +59,6 @@ def test_lines_for_people_on_a_terminal() -> None:
     os.close(ours)
     assert b"refused" in said
     assert b"no good" in said
+    assert b"ZeroDivisionError" in said
+    assert b"s3cret-key" not in said, "tracebacks show no local variable"
     assert b'{"' not in said
