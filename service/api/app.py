@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-import structlog
 from fastapi import FastAPI
 
 from service import tracing
@@ -24,11 +23,9 @@ from service.api import (
 from service.api.auth import ApiKeyMiddleware
 from service.api.bodies import BodyLimitMiddleware
 from service.api.dependencies import AppState
-from service.broker import UNAVAILABLE, Broker
+from service.broker import Broker
 from service.intake import Intake
 from service.settings import Settings
-
-log = structlog.get_logger()
 
 SWEEP_INTERVAL_S = 1.0
 
@@ -63,29 +60,13 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     async with Broker.connect(settings) as broker:
         app.state.app_state = AppState(settings, broker, Intake(broker, settings))
-        sweeper = asyncio.create_task(_sweep(app.state.app_state), name="sweeper")
+        # Deadlines and leases are kept even while no worker asks for jobs.
+        sweeps = {"sweeper": broker.sweeper.sweep, "image sweeper": broker.images.sweep}
+        tasks = [
+            asyncio.create_task(broker.background.repeat(name, sweep, SWEEP_INTERVAL_S), name=name)
+            for name, sweep in sweeps.items()
+        ]
         yield
         app.state.app_state.stopping.set()
-        sweeper.cancel()
-
-
-async def _sweep(app_state: AppState) -> None:
-    """Keeps deadlines and leases even while no worker asks for jobs, and removes unused images.
-
-    No error ends it: it recovers when Redis does, and while it fails otherwise, the service is not
-    ready.
-    """
-    while True:
-        try:
-            await app_state.broker.sweeper.sweep()
-            await app_state.broker.images.sweep()
-        except UNAVAILABLE as error:
-            app_state.sweep_error = str(error)  # its repr is no more than its class
-            log.warning("sweep failed", reason=app_state.sweep_error)
-        except Exception as error:
-            if app_state.sweep_error is None:
-                log.exception("sweep failed; it is tried again every second")
-            app_state.sweep_error = repr(error)
-        else:
-            app_state.sweep_error = None
-        await asyncio.sleep(SWEEP_INTERVAL_S)
+        for task in tasks:
+            task.cancel()

@@ -26,9 +26,6 @@ class AppState:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is told to stop: long answers end, so that it can."""
 
-    sweep_error: str | None = None
-    """Why deadlines and leases are not being kept; None: they are."""
-
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def stop(self) -> None:

@@ -31,7 +31,7 @@ async def ready(app_state: AppStateDep, response: Response) -> Health:
     except (*UNAVAILABLE, TimeoutError):
         response.status_code = 503
         return Health(status="unavailable", redis=False)
-    if app_state.sweep_error is not None:  # the log says it whole
+    if failing := sorted(app_state.broker.background.failing):
         response.status_code = 503
-        return Health(status="unavailable", redis=True, workers=workers)
+        return Health(status="unavailable", redis=True, workers=workers, failing=failing)
     return Health(status="ok", redis=True, workers=workers)

@@ -2,6 +2,7 @@
 
 from typing import Self
 
+from service.broker.background import Background
 from service.broker.batches import Batches
 from service.broker.claims import Claims
 from service.broker.connection import Connection
@@ -21,7 +22,8 @@ class Broker:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._notifications = Notifications(connection)
+        self.background = Background()
+        self._notifications = Notifications(connection, self.background)
         self.sweeper = Sweeper(connection)
         self.jobs = Jobs(connection, self._notifications)
         self.claims = Claims(connection, self._notifications, self.sweeper)

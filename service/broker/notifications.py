@@ -9,12 +9,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from service.broker.background import Background
 from service.broker.connection import Connection, Subscription
 from service.broker.errors import UNAVAILABLE
 
 RETRY_S = 0.25
 CHANNEL = "bell"
 """Of a kind: `{namespace}:bell:<kind>`."""
+
+TASK = "notifications"
 
 QUIET_S = 5.0
 """Silence after which the connection is probed."""
@@ -24,8 +27,9 @@ class Notifications:
     """Subjects are `<kind>:<name>`, or just a kind. Each kind has a channel, which is subscribed to
     from the first time that somebody subscribes to it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, background: Background) -> None:
         self._connection = connection
+        self._background = background
         self._kinds: set[str] = set()
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._listener: asyncio.Task[None] | None = None
@@ -42,7 +46,7 @@ class Notifications:
         if self._listener is None or self._listener.done() or not kinds <= self._kinds:
             self._kinds |= kinds
             self._connected.clear()
-            self._listener = asyncio.create_task(self._listen(self._listener), name="notifications")
+            self._listener = asyncio.create_task(self._listen(self._listener), name=TASK)
         event = asyncio.Event()
         for subject in subjects:
             self._waiting.setdefault(subject, set()).add(event)
@@ -58,18 +62,20 @@ class Notifications:
                     del self._waiting[subject]
 
     async def _first_connection(self) -> None:
-        """Waits for the subscription; if the server is away, says so as a command would."""
-        waiter = asyncio.ensure_future(self._connected.wait())
-        try:
-            await asyncio.wait({waiter}, timeout=RETRY_S)
-            if not waiter.done():
-                await self._connection.command("PING")
-                await waiter
-        finally:
-            waiter.cancel()
+        """Waits for the subscription; if the server is away, says so as a command would. If it is
+        there and refuses, whoever waits looks every `RETRY_S`."""
+        while not self._connected.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S):
+                    await self._connected.wait()
+                    return
+            await self._connection.command("PING")
+            if TASK in self._background.failing:
+                return
 
     async def _listen(self, before: asyncio.Task[None] | None) -> None:
-        """Takes over from `before`. Recovers here, and only here, from a lost subscription."""
+        """Takes over from `before`. Recovers here, and only here, from a lost subscription, and
+        from whatever else happens to it."""
         if before is not None:
             before.cancel()
             await asyncio.wait({before})
@@ -79,7 +85,9 @@ class Notifications:
             try:
                 await pubsub.subscribe(*channels)
                 await self._deliver(pubsub, len(channels))
-            except UNAVAILABLE:
+            except Exception as error:
+                if not isinstance(error, UNAVAILABLE):
+                    self._background.failed(TASK, error)
                 self._connected.clear()
                 self._notify_all()  # who waits looks, and meets the error in its own call
                 await asyncio.sleep(RETRY_S)
@@ -99,6 +107,7 @@ class Notifications:
             probed = False
             if message["type"] == "subscribe":
                 if message["data"] == channels:  # the last of them
+                    self._background.worked(TASK)
                     self._connected.set()
                     self._notify_all()
             elif message["type"] == "message":
@@ -118,7 +127,7 @@ class Notifications:
 
 
 async def _discard(pubsub: Subscription) -> None:
-    with suppress(*UNAVAILABLE):
+    with suppress(Exception):
         await pubsub.aclose()
 
 

@@ -39,3 +39,6 @@ class Health(Model):
     """Whether Redis answers."""
     workers: list[WorkerInfo] = []
     """Those alive. Without one, jobs are accepted and wait."""
+    failing: list[str] = []
+    """Background tasks that do not do their work: `sweeper` (deadlines, leases, retries),
+    `image sweeper`, `notifications` (who waits is told later). The log says why."""

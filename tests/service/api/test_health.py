@@ -11,7 +11,7 @@ from service.schemas import WorkerInfo
 from service.settings import Settings
 from tests.servers import Server
 from tests.service.http import served
-from tests.service.samples import claim_one, sample_result
+from tests.service.samples import claim_one, sample_request, sample_result
 
 pytestmark = pytest.mark.asyncio
 
@@ -38,19 +38,56 @@ async def test_ready_means_that_jobs_are_taken_in(http: httpx.AsyncClient, worke
     assert (await http.get("/health/ready")).json()["workers"] == []
 
 
-async def test_a_sweep_that_fails_is_tried_again_and_said_so(server: Server) -> None:
+@pytest.mark.parametrize(("key", "task"), [("deadlines", "sweeper"), ("images", "image sweeper")])
+async def test_a_sweep_that_fails_is_tried_again_and_said_so(
+    server: Server, key: str, task: str
+) -> None:
     settings = Settings.model_validate({"redis_url": server.url})
     with served(settings) as url:
         async with (
             httpx.AsyncClient(base_url=url, timeout=30) as http,
             Broker.connect(settings) as broker,
         ):
-            deadlines = broker.connection.key("deadlines")
-            await broker.connection.redis.set(deadlines, "of another type")
+            spoilt = broker.connection.key(key)
+            await broker.connection.redis.set(spoilt, "of another type")
+            while (ready := await http.get("/health/ready")).status_code == 200:
+                await broker.connection.redis.delete(broker.connection.key("images_swept"))
+                await asyncio.sleep(0.05)
+            assert (ready.json()["redis"], ready.json()["failing"]) == (True, [task])
+            job = await broker.jobs.enqueue(sample_request())
+            await broker.connection.redis.delete(spoilt)
+            while (await http.get("/health/ready")).status_code != 200:
+                await asyncio.sleep(0.05)
+            assert (await http.get(f"/jobs/{job.id}")).json()["status"] == "queued"
+
+
+async def test_who_waits_is_answered_though_nobody_rings(own_server: Server) -> None:
+    """The user that the service is may no longer listen to channels."""
+    settings = Settings.model_validate({"redis_url": own_server.url})
+    other = own_server.url.replace("redis://", "redis://other:secret@")
+    with served(settings) as url:
+        async with (
+            httpx.AsyncClient(base_url=url, timeout=30) as http,
+            Broker.connect(settings) as broker,
+            Broker.connect(Settings.model_validate({"redis_url": other})) as worker,
+        ):
+            command = broker.connection.command
+            rights = ("~*", "&*", "+@all")
+            await command("ACL", "SETUSER", "other", "on", ">secret", *rights)
+            jobs = [await worker.jobs.enqueue(sample_request()) for _ in range(2)]
+            early = asyncio.create_task(http.get(f"/jobs/{jobs[0].id}?wait_s=60"))
+            late = asyncio.create_task(http.get("/weights?settled=1&wait_s=0.01"))
+            await late
+            await command("ACL", "SETUSER", "default", "resetchannels")
             while (ready := await http.get("/health/ready")).status_code == 200:
                 await asyncio.sleep(0.05)
-            assert ready.json()["redis"] is True
-            await broker.connection.redis.delete(deadlines)
+            assert ready.json()["failing"] == ["notifications"]
+            late = asyncio.create_task(http.get(f"/jobs/{jobs[1].id}?wait_s=60"))
+            for _ in jobs:
+                await worker.claims.finish(await claim_one(worker), sample_result())
+            for waiting in (early, late):
+                assert (await waiting).json()["status"] == "succeeded"
+            await command("ACL", "SETUSER", "default", "allchannels")
             while (await http.get("/health/ready")).status_code != 200:
                 await asyncio.sleep(0.05)
 
