@@ -119,6 +119,33 @@ def write(folder: Path, count: int) -> Path:
     return path
 
 
+def write_conversations(folder: Path, rows: int) -> Path:
+    """A data set in POVID's layout, of two pairs a row: both answers of a conversation."""
+    [item, *_] = examples(1, kinds=("caption",), seed=1)
+    (folder / "scene.png").write_bytes(png(item))
+
+    def talk(*answers: str) -> list[dict[str, str]]:
+        questions = [f"<image>\n{item.prompt}", "Once more."]
+        turns = zip(questions, answers, strict=True)
+        return [
+            {"from": sender, "value": text}
+            for turn in turns
+            for sender, text in zip(("human", "gpt"), turn, strict=True)
+        ]
+
+    content = [
+        {
+            "image": "scene.png",
+            "conversations": talk(item.reference, item.reference),
+            "rejected_conversations": talk(rejected(2 * row), rejected(2 * row + 1)),
+        }
+        for row in range(rows)
+    ]
+    path = folder / "povid.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
 def items(count: int) -> list[Item]:
     return examples(count, kinds=("caption",))
 

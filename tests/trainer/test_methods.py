@@ -29,6 +29,7 @@ from trainer.stream.mixing import AveragedRows
 from trainer.stream.rows import Row
 from trainer.toy.dataset import png
 from trainer.train import train
+from trainer.weights import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,35 @@ def test_a_killed_mixed_line_draws_what_an_unbroken_one_draws(
     assert [p if p.startswith("d") else "" for p in second] == [
         p if p.startswith("d") else "" for p in first
     ]
+
+
+@pytest.mark.parametrize("method", ["offline", "mixed"])
+def test_a_killed_line_goes_on_where_examples_come_twice_in_a_step(
+    method: str, server: Server, configure: Configure, trials: Trials, tmp_path: Path
+) -> None:
+    """Fewer examples than a step takes, two answers of each row: ids do not tell how many were
+    drawn."""
+    pairs.append(server.url, 24)
+    data = str(pairs.write_conversations(tmp_path, 1))
+    settings = {"method": method, "data": data, "steps": 6, "lease_s": 1.0}
+    whole = configure(**settings, output=tmp_path / "whole", group="whole")
+    broken = configure(**settings, output=tmp_path / "broken", group="broken")
+    trials.run(whole)
+    trials.run(broken, kill_at="after a step, before its checkpoint")
+    trials.run(broken)
+    of_data = [
+        [[pair_id for pair_id in step if "row 1" in pair_id] for _, step in journal.read(output)]
+        for output in (whole.output, broken.output)
+    ]
+    assert of_data[0] == of_data[1]
+    assert {pair_id for step in of_data[0] for pair_id in step} == {
+        "povid.json, row 1 (1.0)",
+        "povid.json, row 1 (1.1)",
+    }
+    drawn = [len(step) for _, step in journal.read(broken.output)]
+    assert drawn == [4] * 6
+    record = checkpoint.CheckpointRecord.read(broken.output / "checkpoint-6")
+    assert record.pairs == 24
 
 
 def test_sft_learns_the_chosen_sides(server: Server, configure: Configure) -> None:

@@ -152,7 +152,9 @@ class PairDataLoader:
             except Stopped:
                 pass
             else:
-                ids = list(dict.fromkeys(row.pair.pair_id for row in rows))
+                # Of several rows of each pair, the first of all come first. A data set's pair may
+                # be in a step twice, and counts twice: a resumed trainer goes on by this number.
+                ids = [row.pair.pair_id for row in rows[: self._batch_size]]
                 metrics = _metrics(rows)
                 shards = [
                     Shard(ids, metrics, rows[rank :: self._processes])

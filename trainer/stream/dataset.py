@@ -70,7 +70,7 @@ class PairDataset(Sequence[Row]):
             images=[],  # the row has their bytes
             chosen=example.chosen,
             rejected=rejected,
-            pair_id=str(example.metadata.get("pair_id", example.place)),
+            pair_id=str(example.metadata.get("pair_id", f"{example.place} ({example.key})")),
             run=None,
             created_at=self._created_at,
             metadata=example.metadata,

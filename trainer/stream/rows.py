@@ -24,5 +24,6 @@ class RowSource(Protocol):
     """Where the steps' rows come from, in the process that leases."""
 
     def draw(self, count: int) -> list[Row]:
-        """The rows of so many pairs: one each, or for all the same number. Raises: Stopped."""
+        """The rows of so many pairs: one each, and then as often another of each, in the same
+        order. Raises: Stopped."""
         ...
