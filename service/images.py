@@ -62,7 +62,7 @@ def check(content: bytes, max_pixels: int) -> ImageInfo:
         if width * height > max_pixels:
             raise ImageTooLarge(
                 f"The image has {width}×{height} = {width * height} pixels; at most {max_pixels} "
-                "are taken (PREFSTREAM_MAX_IMAGE_PIXELS)."
+                "are taken (setting `max_image_pixels`)."
             )
         frames = getattr(image, "n_frames", 1)
         if frames != 1 and file_format != "MPO":

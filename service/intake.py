@@ -12,8 +12,7 @@ from anyio import CapacityLimiter, to_thread
 from service import images
 from service.broker import Broker
 from service.problems import Refusal
-from service.schemas import PromptRequest, StoredImage
-from service.settings import Settings
+from service.schemas import NamespaceSettings, PromptRequest, StoredImage
 
 DATA_URI = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
 LINE_BREAKS = str.maketrans("", "", "\r\n\t ")
@@ -28,11 +27,14 @@ R = TypeVar("R", bound=PromptRequest)
 class Intake:
     """Takes images in, a few at a time, off the event loop."""
 
-    def __init__(self, broker: Broker, settings: Settings) -> None:
+    def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._settings = settings
         # Decoding is all CPU and memory: up to max_image_pixels × 4 bytes each.
         self._limiter = CapacityLimiter(2)
+
+    @property
+    def _limits(self) -> NamespaceSettings:
+        return self._broker.connection.settings
 
     async def request(self, request: R, check_room: Callable[[], Awaitable[None]]) -> R:
         """The request with every image stored, and named by its hash. `check_room` raises where
@@ -40,13 +42,14 @@ class Intake:
 
         Raises: Refusal.
         """
+        await self._broker.settings()
         self._check_text(request)
-        if len(request.images) > self._settings.max_images:
+        if len(request.images) > self._limits.max_images:
             raise Refusal(
                 422,
                 "too_many_images",
-                f"`images` has {len(request.images)} images; at most {self._settings.max_images} "
-                "are taken (PREFSTREAM_MAX_IMAGES).",
+                f"`images` has {len(request.images)} images; at most {self._limits.max_images} "
+                "are taken (setting `max_images`).",
                 loc=("body", "images"),
             )
         if not request.images:
@@ -61,6 +64,7 @@ class Intake:
 
     async def store(self, content: bytes) -> StoredImage:
         """One image from a raw body."""
+        await self._broker.settings()
         info = await to_thread.run_sync(self._check, content, ("body",), limiter=self._limiter)
         return StoredImage(
             image=await self._broker.images.put(content),
@@ -72,12 +76,12 @@ class Intake:
 
     def _check_text(self, request: PromptRequest) -> None:
         length = request.length
-        if length > self._settings.max_text_chars:
+        if length > self._limits.max_text_chars:
             raise Refusal(
                 422,
                 "text_too_long",
                 f"The request has {length} characters of text; at most "
-                f"{self._settings.max_text_chars} are taken (PREFSTREAM_MAX_TEXT_CHARS).",
+                f"{self._limits.max_text_chars} are taken (setting `max_text_chars`).",
                 loc=("body",),
             )
 
@@ -112,7 +116,7 @@ class Intake:
                 loc=loc,
             )
         encoded = (image[uri.end() :] if uri else image).translate(LINE_BREAKS)
-        if len(encoded) * 3 // 4 > self._settings.max_image_bytes + 2:
+        if len(encoded) * 3 // 4 > self._limits.max_image_bytes + 2:
             raise self._too_large(len(encoded) * 3 // 4, loc)
         try:
             content = base64.b64decode(encoded, validate=True)
@@ -127,10 +131,10 @@ class Intake:
         return content
 
     def _check(self, content: bytes, loc: ErrorLocation) -> images.ImageInfo:
-        if len(content) > self._settings.max_image_bytes:
+        if len(content) > self._limits.max_image_bytes:
             raise self._too_large(len(content), loc)
         try:
-            return images.check(content, self._settings.max_image_pixels)
+            return images.check(content, self._limits.max_image_pixels)
         except images.ImageTooLarge as error:
             raise Refusal(422, "image_too_large", str(error), loc=loc) from None
         except images.BadImage as error:
@@ -140,7 +144,7 @@ class Intake:
         return Refusal(
             422,
             "image_too_large",
-            f"The image has {size} bytes; at most {self._settings.max_image_bytes} are taken "
-            "(PREFSTREAM_MAX_IMAGE_BYTES).",
+            f"The image has {size} bytes; at most {self._limits.max_image_bytes} are taken "
+            "(setting `max_image_bytes`).",
             loc=loc,
         )

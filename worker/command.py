@@ -67,7 +67,7 @@ def work(
             f"The engine is not installed ({error}). Install prefstream[worker] on a GPU, or "
             "prefstream[worker-cpu] on a CPU."
         )
-    from service.broker import ModelConflict
+    from service.broker import ModelConflict, UnusableServer
     from worker.engine import NotEnoughMemory
     from worker.main import run_worker
     from worker.plugin.families import UnsupportedModel
@@ -80,5 +80,6 @@ def work(
         NoChatTemplate,
         ModelConflict,
         NotEnoughMemory,
+        UnusableServer,
     ) as error:
         fail(str(error))

@@ -192,6 +192,7 @@ class Worker:
             )
             while True:
                 await wait_within(self._revoked, self._broker.connection.settings.lease_s / 3)
+                await self._reach(lambda: self._broker.settings(fresh=True))
                 self._renewed_at = time.monotonic()
                 if self._engine.alive and self._running:
                     claims = list(self._running.values())
@@ -353,7 +354,7 @@ async def run_worker(
 ) -> None:
     """A worker from start to end, which the first of the given signals brings about.
 
-    Raises: ModelConflict; what `Engine.start` raises.
+    Raises: ModelConflict; UnusableServer; what `Engine.start` raises.
     """
     loop = asyncio.get_running_loop()
     worker: Worker | None = None

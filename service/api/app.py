@@ -23,6 +23,7 @@ from service.api import (
 from service.api.auth import ApiKeyMiddleware
 from service.api.bodies import BodyLimitMiddleware
 from service.api.dependencies import AppState
+from service.api.settings import router as settings_router
 from service.broker import Broker
 from service.intake import Intake
 from service.settings import Settings
@@ -45,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.http_metrics = metrics.HttpMetrics()
     for noun in (submit, jobs, runs, batches, images, weights, health, metrics):
         app.include_router(noun.router)
+    app.include_router(settings_router)
     problems.add_handlers(app)
     app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes)
     if settings.api_key is not None:
@@ -59,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     async with Broker.connect(settings) as broker:
-        app.state.app_state = AppState(settings, broker, Intake(broker, settings))
+        app.state.app_state = AppState(settings, broker, Intake(broker))
         # Deadlines and leases are kept even while no worker asks for jobs.
         sweeps = {"sweeper": broker.sweeper.sweep, "image sweeper": broker.images.sweep}
         tasks = [

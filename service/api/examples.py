@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from service.schemas import NamespaceSettings
+
 IMAGE = "sha256:6c1b5f3d2f0f4f0e8f8b1c1d6f2f4a4c7d1e8a3b9c5d7e6f1a2b3c4d5e6f7a8b"
 JOB_ID = "01a2150c8f3e5b7d9a1c3e5f7b9d1a3c"
 DEAD_ID = "01a214ff02b4c6d8e0f2a4b6c8d0e2f4"
@@ -138,6 +140,7 @@ REQUESTS: dict[str, Any] = {
         "run": "main",
         "metadata": {"dataset": "mine"},
     },
+    "patch_settings": {"lease_s": 60, "max_images": 16},
     "logprobs": {
         "prompt": QUESTION,
         "images": [IMAGE],
@@ -162,7 +165,11 @@ REQUESTS: dict[str, Any] = {
 }
 """Bodies, by operation."""
 
+SETTINGS = NamespaceSettings(lease_s=60, max_images=16).model_dump(mode="json")
+
 RESPONSES: dict[str, tuple[int, Any]] = {
+    "get_settings": (200, SETTINGS),
+    "patch_settings": (200, SETTINGS),
     "sample": (
         200,
         DONE

@@ -11,7 +11,7 @@ from service.api.auth import PUBLIC_PATHS
 from service.api.examples import REQUESTS, RESPONSES
 
 PROBLEM = "application/problem+json"
-METHODS = ("get", "put", "post", "delete")
+METHODS = ("get", "put", "post", "patch", "delete")
 
 
 def operation_id(route: APIRoute) -> str:

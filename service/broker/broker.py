@@ -14,6 +14,7 @@ from service.broker.stats import Stats, read_stats
 from service.broker.sweeper import Sweeper
 from service.broker.weights import Weights
 from service.broker.workers import Workers
+from service.schemas import NamespaceSettings
 from service.settings import Settings
 
 
@@ -34,13 +35,27 @@ class Broker:
         self.weights = Weights(connection, self._notifications, self.workers)
 
     @classmethod
-    def connect(cls, settings: Settings) -> Self:
-        """Raises: MissingRedis. Connects when first used."""
-        return cls(Connection.connect(settings))
+    def connect(cls, settings: Settings, *, founds: bool = True) -> Self:
+        """Connects when first used. `founds`: writes the settings of a new namespace. Raises:
+        MissingRedis."""
+        return cls(Connection.connect(settings, founds=founds))
+
+    async def settings(self, *, fresh: bool = False) -> Settings:
+        """In force in this namespace; `fresh`: now, else some seconds ago. Raises:
+        UnusableServer."""
+        agreement = self.connection.agreement
+        await (agreement.look() if fresh else agreement.keep())
+        return agreement.settings
+
+    async def change_settings(self, changes: NamespaceSettings) -> NamespaceSettings:
+        """Changes the fields that were set, for all who use the namespace; those that run go by
+        them within seconds. Returns all that are in force. Raises: UnusableServer."""
+        await self.connection.agreement.change(changes)
+        return self.connection.settings.of_namespace()
 
     async def ping(self) -> None:
         """Raises one of `UNAVAILABLE` if the server is away."""
-        await self.connection.command("PING")
+        await self.connection.command_at_once("PING")
 
     async def stats(self) -> Stats:
         return await read_stats(self.connection)

@@ -250,8 +250,9 @@ class Claims:
 
     def revoked(self) -> AbstractAsyncContextManager[asyncio.Event]:
         """An event that is set when some worker has lost a job: cancelled, past its deadline, or
-        silent for too long. `renew` says whether it was one's own."""
-        return self._notifications.subscribe("lost")
+        silent for too long. `renew` says whether it was one's own. It is set, too, when the
+        settings change, which may have made leases shorter."""
+        return self._notifications.subscribe("lost", "settings")
 
     async def progress(self, claim: Claim, event: dict[str, JsonValue]) -> None:
         """Tells those who follow the job. Ignored when superseded."""

@@ -16,6 +16,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError
 
 from service.broker import pipeline
+from service.broker.agreement import Agreement
 from service.broker.pipeline import (
     TIMEOUT_S,
     Argument,
@@ -45,28 +46,25 @@ class Subscription(Protocol):
 class Connection:
     """One namespace on one server."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, settings: Settings, *, founds: bool = True) -> None:
+        """`founds`: as of `Agreement`."""
         self.redis = cast(Any, redis)  # redis-py's annotations are partly unknown
-        self.settings = settings
         self.tag = "{" + settings.namespace + "}"
-        self._constants = "".join(
-            f"local {name} = {value}\n"
-            for name, value in {
-                "RESULT_TTL_MS": milliseconds(settings.result_ttl_s),
-                "IDEMPOTENCY_TTL_MS": milliseconds(settings.idempotency_ttl_s),
-                "LEASE_MS": milliseconds(settings.lease_s),
-                "MAX_ATTEMPTS": settings.max_attempts,
-                "MAX_DEPTH": settings.max_queue_depth,
-                "MAX_ENDED": settings.max_ended_jobs,
-            }.items()
-        )
+        self.agreement = Agreement(self, settings, founds=founds)
         self._texts: dict[Script[..., Any], tuple[str, str]] = {}
+        self._texts_for: Settings | None = None
         self._pipeline = Pipeline(self.redis)
         self._durable_pipeline = DurablePipeline(self.redis, settings.fsync_timeout_s)
 
+    @property
+    def settings(self) -> Settings:
+        """In force, as they were last seen."""
+        return self.agreement.settings
+
     @classmethod
-    def connect(cls, settings: Settings) -> Self:
-        """Connects lazily: the first command opens the first connection."""
+    def connect(cls, settings: Settings, *, founds: bool = True) -> Self:
+        """Connects lazily: the first command opens the first connection. `founds`: as of
+        `Agreement`."""
         pool = cast(Any, BlockingConnectionPool).from_url(
             settings.redis_address,
             max_connections=CONNECTIONS,
@@ -80,20 +78,33 @@ class Connection:
             # away longer is the caller's to see.
             retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3),
         )
-        return cls(cast(Any, Redis).from_pool(pool), settings)
+        return cls(cast(Any, Redis).from_pool(pool), settings, founds=founds)
 
     def key(self, *parts: str) -> str:
         return ":".join((self.tag, *parts))
 
     async def command(self, *args: Argument) -> Any:
+        """As `run`, of a plain command."""
+        await self.agreement.keep()
+        return await self.command_at_once(*args)
+
+    async def command_at_once(self, *args: Argument) -> Any:
+        """Without a look at the agreement before."""
         return await self._pipeline.execute(*args)
 
     async def unpipelined(self, *args: Argument, **options: bool) -> Any:
         """A command on a connection of its own: one that blocks, or is large."""
+        await self.agreement.keep()
         async with answered_within(pipeline.TIMEOUT_S):
             return await self.redis.execute_command(*args, **options)
 
     async def run(self, script: Script[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Raises: UnusableServer, when the namespace is not for this release."""
+        await self.agreement.keep()
+        return await self.run_at_once(script, *args, **kwargs)
+
+    async def run_at_once(self, script: Script[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Without a look at the agreement before."""
         return await self._run(self._pipeline, script, script.arguments(*args, **kwargs))
 
     async def run_durably(self, script: Script[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -101,6 +112,7 @@ class Connection:
 
         Raises: NotDurable.
         """
+        await self.agreement.keep()
         durable = self.settings.durability == "fsync"
         to = self._durable_pipeline if durable else self._pipeline
         return await self._run(to, script, script.arguments(*args, **kwargs))
@@ -114,8 +126,10 @@ class Connection:
 
     def text(self, script: Script[..., Any]) -> tuple[str, str]:
         """The whole script, and the SHA-1 by which the server knows it."""
+        if self._texts_for is not self.settings:
+            self._texts, self._texts_for = {}, self.settings
         if script not in self._texts:
-            text = self._constants + script.text
+            text = _constants(self.settings) + script.text
             sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
             self._texts[script] = text, sha
         return self._texts[script]
@@ -127,6 +141,19 @@ class Connection:
         await self._pipeline.close()
         await self._durable_pipeline.close()
         await self.redis.aclose()
+
+
+def _constants(settings: Settings) -> str:
+    """What scripts know of the settings."""
+    constants = {
+        "RESULT_TTL_MS": milliseconds(settings.result_ttl_s),
+        "IDEMPOTENCY_TTL_MS": milliseconds(settings.idempotency_ttl_s),
+        "LEASE_MS": milliseconds(settings.lease_s),
+        "MAX_ATTEMPTS": settings.max_attempts,
+        "MAX_DEPTH": settings.max_queue_depth,
+        "MAX_ENDED": settings.max_ended_jobs,
+    }
+    return "".join(f"local {name} = {value}\n" for name, value in constants.items())
 
 
 def milliseconds(seconds: float) -> int:

@@ -40,6 +40,13 @@ class BrokerError(Exception):
     code = "refused"
 
 
+class UnusableServer(BrokerError):
+    """The server, or what is in the namespace, is not for this program. Somebody has to do
+    something; trying again does not help."""
+
+    code = "unusable_server"
+
+
 class QueueFull(BrokerError):
     code = "queue_full"
 

@@ -16,7 +16,10 @@ class Sweeper:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._swept_at = float("-inf")
-        self.interval_s = min(1.0, connection.settings.lease_s / 4)
+
+    @property
+    def interval_s(self) -> float:
+        return min(1.0, self._connection.settings.lease_s / 4)
 
     async def sweep(self) -> None:
         """Expired leases, missed deadlines, due retries, retention. Cheap to call often."""

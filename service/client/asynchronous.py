@@ -23,6 +23,7 @@ from service.schemas import (
     JobsState,
     LeaseRequest,
     LogprobsRequest,
+    NamespaceSettings,
     Pair,
     PairRequest,
     PairsPage,
@@ -356,6 +357,15 @@ class AsyncClient:
     async def store_image(self, content: bytes) -> StoredImage:
         """Stores an encoded image (PNG, JPEG, WEBP), to be named in many requests."""
         return await self._transport.store_image(content)
+
+    async def settings(self) -> NamespaceSettings:
+        """What service, workers and clients of the namespace hold alike."""
+        return await self._transport.settings()
+
+    async def change_settings(self, changes: NamespaceSettings) -> NamespaceSettings:
+        """Changes the fields that were given, `NamespaceSettings(lease_s=60)`, for all who use the
+        namespace; those that run go by them within seconds."""
+        return await self._transport.change_settings(changes)
 
     async def health(self) -> Health:
         """Whether jobs can be taken in, and the workers that live. It is not repeated."""

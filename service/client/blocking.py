@@ -118,6 +118,8 @@ class Client:
     weights = _blocking(AsyncClient.weights)
     image = _blocking(AsyncClient.image)
     store_image = _blocking(AsyncClient.store_image)
+    settings = _blocking(AsyncClient.settings)
+    change_settings = _blocking(AsyncClient.change_settings)
     health = _blocking(AsyncClient.health)
 
     def lease(

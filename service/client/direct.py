@@ -21,6 +21,7 @@ from service.schemas import (
     JobsPage,
     JobsState,
     LeaseRequest,
+    NamespaceSettings,
     PairRequest,
     PairsPage,
     Run,
@@ -41,8 +42,9 @@ class RedisTransport:
         settings = Settings.model_validate(
             {"redis_url": url} | ({"namespace": namespace} if namespace else {})
         )
-        self._broker = Broker.connect(settings)
-        self._intake = Intake(self._broker, settings)
+        # It goes by what service and workers agreed on; of its own it leaves them nothing.
+        self._broker = Broker.connect(settings, founds=False)
+        self._intake = Intake(self._broker)
         self._retry_for_s = retry_for_s
 
     async def submit(self, request: JobRequest, wait_s: float, key: str) -> Job:
@@ -143,6 +145,12 @@ class RedisTransport:
 
     async def store_image(self, content: bytes) -> StoredImage:
         return await self._call(lambda: self._intake.store(content))
+
+    async def settings(self) -> NamespaceSettings:
+        return (await self._call(lambda: self._broker.settings(fresh=True))).of_namespace()
+
+    async def change_settings(self, changes: NamespaceSettings) -> NamespaceSettings:
+        return await self._call(lambda: self._broker.change_settings(changes))
 
     async def health(self) -> Health:
         workers = await self._call(self._broker.workers.all)

@@ -19,6 +19,7 @@ from service.schemas import (
     JobsPage,
     JobsState,
     LeaseRequest,
+    NamespaceSettings,
     PairRequest,
     PairsPage,
     Problem,
@@ -140,6 +141,13 @@ class HttpTransport:
 
     async def store_image(self, content: bytes) -> StoredImage:
         return await self._call(StoredImage, "POST", "/images", content=content)
+
+    async def settings(self) -> NamespaceSettings:
+        return await self._call(NamespaceSettings, "GET", "/settings")
+
+    async def change_settings(self, changes: NamespaceSettings) -> NamespaceSettings:
+        body = changes.model_dump(mode="json", exclude_unset=True)
+        return await self._call(NamespaceSettings, "PATCH", "/settings", json=body)
 
     async def health(self) -> Health:
         """As it answers, without a second try: unavailable is an answer, too."""

@@ -50,13 +50,14 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
 
 
-def read_settings(namespace: str | None) -> Settings:
+def read_settings(namespace: str | None = None, redis_url: str | None = None) -> Settings:
     """The settings, with a Redis address; or the end of the command, saying what to set.
 
-    `namespace`: in place of the environment's.
+    What is given stands in place of the environment's.
     """
+    given = {"namespace": namespace, "redis_url": redis_url}
     try:
-        settings = Settings() if namespace is None else Settings(namespace=namespace)
+        settings = Settings.model_validate({k: v for k, v in given.items() if v is not None})
         _ = settings.redis_address
     except MissingRedis as error:
         fail(str(error))

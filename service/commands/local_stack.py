@@ -20,8 +20,11 @@ from typing import IO, Any, Self, TypeVar
 import httpx
 from rich.console import Console
 
+from service.broker import UNAVAILABLE, Broker, UnusableServer
+from service.commands.console import read_settings
 from service.commands.local_part import LocalPart, LocalStackError
 from service.schemas import TOLERANT, Health
+from service.settings import Settings
 
 Result = TypeVar("Result")
 
@@ -138,6 +141,8 @@ class LocalStack:
                 f"Port {self._port} on {self._host} is taken. Choose one with --port."
             )
         redis_url = self._start_valkey()
+        settings = read_settings(redis_url=redis_url)
+        self._wait_until(lambda: _apply_environment(settings))
         environment = os.environ | {"PREFSTREAM_REDIS_URL": redis_url}
         command = [sys.executable, "-m", "service"]
         self._spawn(
@@ -259,6 +264,22 @@ class LocalStack:
             self._lock.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+
+def _apply_environment(settings: Settings) -> bool:
+    """What the environment says now holds: nobody else uses this server. False: it still loads."""
+
+    async def apply() -> None:
+        async with Broker.connect(settings) as broker:
+            await broker.change_settings(settings.of_namespace(given_only=True))
+
+    try:
+        asyncio.run(apply())
+    except UnusableServer as error:
+        raise LocalStackError(str(error)) from None
+    except UNAVAILABLE:
+        return False
+    return True
 
 
 def _accepts_connections(path: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from service.commands import jobs, runs, weights
+from service.commands import jobs, runs, settings, weights
 from service.commands.console import fail
 from service.commands.inspect import inspect
 from service.commands.replay import replay
@@ -27,6 +27,7 @@ app.command()(up)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
 app.add_typer(weights.app, name="weights")
+app.add_typer(settings.app, name="settings")
 app.command()(replay)
 app.command()(inspect)
 

@@ -1,7 +1,12 @@
 """`prefstream serve`: the HTTP API."""
 
+import asyncio
+from contextlib import suppress
+
 from service import logs, tracing
-from service.commands.console import Host, Namespace, Port, read_settings
+from service.broker import UNAVAILABLE, Broker, UnusableServer
+from service.commands.console import Host, Namespace, Port, fail, read_settings
+from service.settings import Settings
 
 
 def serve(host: Host = "127.0.0.1", port: Port = 8000, namespace: Namespace = None) -> None:
@@ -11,4 +16,15 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, namespace: Namespace = No
 
     logs.configure()
     tracing.configure("prefstream-service")
+    try:
+        asyncio.run(_check(settings))
+    except UnusableServer as error:
+        fail(str(error))
     Server(create_app(settings), host, port).run()
+
+
+async def _check(settings: Settings) -> None:
+    """Raises: UnusableServer."""
+    async with Broker.connect(settings) as broker:
+        with suppress(*UNAVAILABLE):  # the service answers 503 until there is a Redis
+            await broker.settings()

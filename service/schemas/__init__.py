@@ -75,6 +75,7 @@ from service.schemas.results import (
     ViewLogprobs,
 )
 from service.schemas.runs import Bucket, Distribution, Group, Run, RunSettings
+from service.schemas.settings import NamespaceSettings
 from service.schemas.traces import (
     BdhsTrace,
     CorruptionTrace,
@@ -142,6 +143,7 @@ __all__ = [
     "LogprobsResult",
     "Message",
     "Model",
+    "NamespaceSettings",
     "Outcome",
     "Pair",
     "PairFilters",

@@ -6,7 +6,7 @@ from service.broker import Broker
 
 KNOWN = re.compile(
     r"lane:(high|normal|low)(:again|:kind:\w+)?|kinds|stats|swept|cursors|open|retries|deadlines|ended|dead|runs"
-    r"|images(_swept)?|workers|worker:.+|key:[0-9a-f]{64}|job:[0-9a-f]{32}(:events)?"
+    r"|images(_swept)?|settings|workers|worker:.+|key:[0-9a-f]{64}|job:[0-9a-f]{32}(:events)?"
     r"|run:[^:]+(:open|:running|:log|:filtered|:figures|:used_up|:groups|:group:[^:]+(:\w+)?)?|weights(:\w+)?"
 )
 FOR_A_TIME = re.compile(r"swept|images_swept|worker:.+|key:.+")

@@ -1,0 +1,4 @@
+-- ARGV: values...
+
+redis.call('HSET', NS .. ':settings', unpack(values))
+notify('settings')
