@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from service.broker.errors import UnusableServer
 from service.broker.scripts import script
+from service.broker.server_check import check_server
 from service.schemas import TOLERANT, NamespaceSettings
 from service.settings import Settings
 
@@ -50,6 +51,8 @@ class Agreement:
         self._founds = founds
         self._looked_at = float("-inf")
         self._looking = asyncio.Lock()
+        self._checked = False
+        """The server is fit for it."""
         self._told: set[str] = set()
         self.settings = environment
         """In force, as they were last seen."""
@@ -64,6 +67,9 @@ class Agreement:
 
     async def look(self) -> None:
         """Takes over what stands beside the data. Raises: UnusableServer."""
+        if not self._checked:
+            await check_server(self._connection)
+            self._checked = True
         stored = await self._read()
         if self._lacks(stored):
             values = _flat(self._environment, NamespaceSettings.model_fields.keys())

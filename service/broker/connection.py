@@ -83,6 +83,10 @@ class Connection:
     def key(self, *parts: str) -> str:
         return ":".join((self.tag, *parts))
 
+    def image_key(self, digest: str) -> str:
+        """Without the hash tag: images are the only large things."""
+        return f"{self.settings.namespace}:image:{digest}"
+
     async def command(self, *args: Argument) -> Any:
         """As `run`, of a plain command."""
         await self.agreement.keep()

@@ -17,6 +17,9 @@ class ServerRefuses(RedisConnectionError):
 REFUSALS = ("MISCONF", "NOREPLICAS", "BUSY")
 """How its answers begin then."""
 
+ACL_FAILURE = "ACL failure in script"
+"""In the answer of a script that called what its user may not."""
+
 UNAVAILABLE: tuple[type[Exception], ...] = (
     RedisConnectionError,  # loading and wrong passwords included
     RedisTimeoutError,

@@ -120,4 +120,4 @@ class Images:
         return named
 
     def _key(self, ref: str) -> str:
-        return f"{self._connection.settings.namespace}:image:{ref.removeprefix('sha256:')}"
+        return self._connection.image_key(ref.removeprefix("sha256:"))

@@ -205,7 +205,7 @@ class Jobs:
                 if job is None or job.ended:
                     return job
                 if not await wait_within(changed, end - time.monotonic()):
-                    return job
+                    return await self.get(job_id)  # it may have ended unheard
 
     async def cancel(self, job_id: str) -> Job | None:
         """Ends a job that has not ended. A worker that runs it learns so when it renews."""

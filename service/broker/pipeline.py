@@ -10,10 +10,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.broker.errors import REFUSALS, NotDurable, ServerRefuses
+from service.broker.errors import (
+    ACL_FAILURE,
+    REFUSALS,
+    NotDurable,
+    ServerRefuses,
+    UnusableServer,
+)
 
 TIMEOUT_S = 10.0
 """Time without an answer after which a connection counts as broken."""
@@ -127,4 +133,9 @@ def translated(answer: Any) -> Any:
     """The answer; of errors, those that are the server's state as what they are."""
     if isinstance(answer, ResponseError) and str(answer).startswith(REFUSALS):
         return ServerRefuses(str(answer))
+    if isinstance(answer, NoPermissionError) or ACL_FAILURE in str(answer):
+        return UnusableServer(
+            f"The server's ACL does not let this user do what is needed: {answer} At its next "
+            "start, this program says all that is missing."
+        )
     return answer

@@ -14,8 +14,10 @@ local function lane_key(lane) return NS .. ':lane:' .. lane end
 local function run_key(run) return NS .. ':run:' .. run end
 
 -- One channel for each kind of subject, so that a process hears only the kinds it listens for.
+-- That a notification cannot be sent undoes nothing, and must not end a script half way: who waits
+-- looks again when its time is up.
 local function notify(subject)
-  redis.call('PUBLISH', NS .. ':bell:' .. string.match(subject, '^%a+'), subject)
+  redis.pcall('PUBLISH', NS .. ':bell:' .. string.match(subject, '^%a+'), subject)
 end
 
 -- Puts the job at the end of a lane.
