@@ -10,6 +10,8 @@ name is documented where it is defined.
         job = client.bdhs(request, wait_s=60)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from service.annotator import AnnotatorUnavailable, CannotJudge, Case, Verdict
 from service.client import (
     AsyncClient,
@@ -150,4 +152,17 @@ __all__ = [
     "export",
     "image_data",
     "read_dataset",
+    "torch_dataset",
 ]
+
+if TYPE_CHECKING:
+    from trainer.stream.run_dataset import RunDataset as torch_dataset  # noqa: N813
+
+
+def __getattr__(name: str) -> Any:
+    """`torch_dataset`, which is a class of PyTorch's: imported by those who use it."""
+    if name == "torch_dataset":
+        from trainer.stream.run_dataset import RunDataset
+
+        return RunDataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
