@@ -107,6 +107,10 @@ def no_such_run(run: str) -> Refusal:
     )
 
 
+def no_such_group(run: str, group: str) -> Refusal:
+    return Refusal(404, "group_not_found", f"Run {run!r} has no group {group!r}.")
+
+
 def no_such_version(version: int) -> Refusal:
     return Refusal(
         404,

@@ -53,7 +53,7 @@ class TrainerSettings(InputSettings):
     run: RunName = "main"
     """The run whose pairs are trained on."""
     group: GroupName = "trainer"
-    """The subscriber group. The group `trainer` gates the run's window."""
+    """The subscriber group. The run's `gating_group` (by default `trainer`) gates its window."""
     lease_s: float = Field(default=60.0, gt=0, le=24 * 3600)
     """Seconds without renewal after which a dead trainer's pairs are delivered again. They are
     renewed every third of it."""

@@ -12,7 +12,7 @@ from service.api.problems import RESPONSES
 from service.api.sse import EventStream, ServerSentEvent
 from service.broker import UNAVAILABLE, BrokerError
 from service.broker.connection import from_milliseconds
-from service.problems import Refusal, no_such_run
+from service.problems import no_such_group, no_such_run
 from service.schemas import Batch, GroupName, LeaseRenewal, LeaseRequest, LeaseState, LeaseToken
 
 router = APIRouter(prefix="/runs/{run}", tags=["batches"], route_class=StrictJsonRoute)
@@ -96,7 +96,7 @@ async def delete_group(
     """For a group whose subscribers will not come back: what it has not acknowledged no longer
     keeps the log from being trimmed."""
     if not await app_state.broker.batches.delete_group(run, group):
-        raise Refusal(404, "group_not_found", f"Run {run!r} has no group {group!r}.")
+        raise no_such_group(run, group)
 
 
 @router.get(

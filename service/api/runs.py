@@ -21,6 +21,8 @@ async def list_runs(app_state: AppStateDep) -> list[Run]:
 
 @router.put("/{run}", summary="Create a run, or change its settings")
 async def put_run(run: RunPath, body: RunSettings, app_state: AppStateDep) -> Run:
+    """Settings that the body does not name stay as they are. `filters` is one setting: what it does
+    not name is no filter any more."""
     return await app_state.broker.runs.put(run, body)
 
 

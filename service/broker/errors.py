@@ -64,14 +64,20 @@ class QueueFull(BrokerError):
 class WindowFull(BrokerError):
     code = "window_full"
 
-    def __init__(self, run: str, used: int, window: int, retry_after_s: float) -> None:
+    retry_after_s = RETRY_AFTER_S
+
+    def __init__(self, run: str, used: int, window: int, gating_group: str) -> None:
+        """`gating_group`: empty if there is none."""
+        untaken = (
+            f" and pairs that group {gating_group!r} has not taken yet" if gating_group else ""
+        )
+        other = ", or name the group that takes its pairs as `gating_group` (null: none)"
         super().__init__(
-            f"Run {run!r} has {used} open jobs and pairs that its trainer has not taken yet, and "
-            f"its window is {window}. Send this again in {retry_after_s:g} s, or widen the window "
-            f"with PUT /runs/{run}."
+            f"Run {run!r} has {used} open jobs{untaken}, and its window is {window}. Send this "
+            f"again in {RETRY_AFTER_S:g} s, or widen the window with PUT /runs/{run}"
+            f"{other if gating_group else ''}."
         )
         self.run = run
-        self.retry_after_s = retry_after_s
 
 
 class RunBusy(BrokerError):

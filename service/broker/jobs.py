@@ -119,7 +119,7 @@ class Jobs:
         if outcome == "full":
             raise QueueFull(figures[0], self._connection.settings.max_queue_depth, RETRY_AFTER_S)
         if outcome == "window":
-            raise WindowFull(str(run), figures[0], int(figures[1]), RETRY_AFTER_S)
+            raise WindowFull(str(run), *figures)
 
     async def enqueue(
         self,

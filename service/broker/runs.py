@@ -9,13 +9,13 @@ import hashlib
 import json
 import random
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from service.broker.connection import Connection, fields_of, from_milliseconds
 from service.broker.errors import (
-    RETRY_AFTER_S,
     BadCursor,
     ImageGone,
     LogChanged,
@@ -48,7 +48,7 @@ MAX_CANCELLED = 500
 
 
 @script("runs/put.lua")
-def _put(run: str, epoch: str, settings: str) -> None: ...
+def _put(run: str, epoch: str, defaults: str, settings: str) -> None: ...
 
 
 @script("runs/get.lua")
@@ -90,8 +90,10 @@ class Runs:
         self._connection = connection
 
     async def put(self, name: str, settings: RunSettings) -> Run:
-        """Creates the run, or changes the settings of one that exists."""
-        await self._connection.run(_put, name, new_epoch(), settings_fields(settings))
+        """Creates the run, or changes those settings of one that exists that were named when
+        `settings` was made."""
+        named = settings_fields(settings, settings.model_fields_set)
+        await self._connection.run(_put, name, new_epoch(), DEFAULT_SETTINGS, named)
         run = await self.get(name)
         return run or await self.put(name, settings)  # deleted in this very moment
 
@@ -124,6 +126,7 @@ class Runs:
                     stale=int(counts[1] or 0),
                     missed=int(counts[2] or 0),
                     redelivered=int(counts[3] or 0),
+                    last_active_at=from_milliseconds(counts[4]) if counts[4] else None,
                 )
                 for group, waiting, leased, returned, counts in sorted(groups)
             ],
@@ -138,7 +141,7 @@ class Runs:
         key = "" if pair_id is None else _pair_key(name, pair_id)
         outcome, *figures = await self._connection.run(_check_room, name, key)
         if outcome == "window":
-            raise WindowFull(name, figures[0], int(figures[1]), RETRY_AFTER_S)
+            raise WindowFull(name, *figures)
 
     async def append(self, name: str, request: PairRequest) -> Appended:
         """A pair from a data set, to the end of the log. Its images must be stored.
@@ -170,7 +173,7 @@ class Runs:
         )
         match answer:
             case "window":
-                raise WindowFull(name, rest[0], int(rest[1]), RETRY_AFTER_S)
+                raise WindowFull(name, *rest)
             case "image":
                 raise ImageGone(rest[0])
             case "conflict":
@@ -304,12 +307,18 @@ def position_of(place: str) -> int:
     return int(place.partition("-")[0])
 
 
-def settings_fields(settings: RunSettings) -> str:
-    """The settings as a JSON list of alternating names and values, all text, for HSET."""
+def settings_fields(
+    settings: RunSettings, names: Collection[str] = RunSettings.model_fields
+) -> str:
+    """The settings of these names as a JSON list of alternating names and values, all text, for
+    HSET."""
     flat: list[str] = []
-    for name, value in settings.model_dump(mode="json", exclude={"filters"}).items():
-        flat += [name, "" if value is None else str(value)]
-    return json.dumps([*flat, "filters", settings.filters.model_dump_json(exclude_none=True)])
+    for name, value in settings.model_dump(mode="json", include=set(names)).items():
+        if name == "filters":
+            flat += [name, settings.filters.model_dump_json(exclude_none=True)]
+        else:
+            flat += [name, "" if value is None else str(value)]
+    return json.dumps(flat)
 
 
 def settings_from(fields: dict[str, str]) -> RunSettings:

@@ -225,7 +225,8 @@ class AsyncClient:
         return await self._transport.runs()
 
     async def put_run(self, name: str, settings: RunSettings) -> Run:
-        """Creates a run, or changes its settings."""
+        """Creates a run, or changes those of its settings that are named: `RunSettings(window=64)`
+        leaves the others as they are."""
         return await self._transport.put_run(name, settings)
 
     async def run(self, name: str) -> Run:
@@ -236,6 +237,11 @@ class AsyncClient:
         """Deletes a run, its log of pairs and its groups. While jobs are open or batches under
         lease it raises RunBusy; with `force`, it cancels and ends them."""
         await self._transport.delete_run(name, force)
+
+    async def delete_group(self, run: str, group: str) -> None:
+        """Forgets a subscriber group that will not come back; the log is no longer kept for it.
+        Raises: NotFound."""
+        await self._transport.delete_group(run, group)
 
     async def pairs_page(
         self, run: str, *, after: str | None = None, limit: int = 100

@@ -108,6 +108,7 @@ class Client:
     put_run = _blocking(AsyncClient.put_run)
     run = _blocking(AsyncClient.run)
     delete_run = _blocking(AsyncClient.delete_run)
+    delete_group = _blocking(AsyncClient.delete_group)
     pairs_page = _blocking(AsyncClient.pairs_page)
     pairs = _iterating(AsyncClient.pairs)
     filtered_page = _blocking(AsyncClient.filtered_page)

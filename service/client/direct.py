@@ -97,6 +97,10 @@ class RedisTransport:
     async def delete_run(self, name: str, force: bool) -> None:
         await self._of_run(name, lambda: self._broker.runs.delete(name, force=force))
 
+    async def delete_group(self, run: str, group: str) -> None:
+        if not await self._call(lambda: self._broker.batches.delete_group(run, group)):
+            raise error_of(problems.no_such_group(run, group).problem)
+
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         return await self._of_run(run, lambda: self._broker.runs.pairs(run, after, limit))
 

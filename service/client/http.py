@@ -89,13 +89,17 @@ class HttpTransport:
         return _read(RUNS, await self._request("GET", "/runs"))
 
     async def put_run(self, name: str, settings: RunSettings) -> Run:
-        return await self._call(Run, "PUT", f"/runs/{name}", body=settings)
+        named = settings.model_dump(mode="json", exclude_unset=True)
+        return await self._call(Run, "PUT", f"/runs/{name}", json=named)
 
     async def run(self, name: str) -> Run:
         return await self._call(Run, "GET", f"/runs/{name}")
 
     async def delete_run(self, name: str, force: bool) -> None:
         await self._request("DELETE", f"/runs/{name}", params={"force": force} if force else {})
+
+    async def delete_group(self, run: str, group: str) -> None:
+        await self._request("DELETE", f"/runs/{run}/groups/{group}")
 
     async def pairs(self, run: str, after: str | None, limit: int) -> PairsPage:
         params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})

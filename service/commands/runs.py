@@ -1,4 +1,4 @@
-"""`prefstream runs`: what became of each run's pairs; runs deleted."""
+"""`prefstream runs`: what became of each run's pairs; runs deleted, groups forgotten."""
 
 from typing import Annotated
 
@@ -36,12 +36,23 @@ def list_runs(context: typer.Context, url: Url = DEFAULT_URL, namespace: Namespa
         )
     console.print(table)
     columns = ("waiting", "leased", "returned", "acknowledged", "stale", "missed")
-    groups = Table("run", "group", *columns)
+    groups = Table("run", "group", *columns, "last seen")
     for run in found:
         for group in run.groups:
-            groups.add_row(run.name, group.name, *(str(getattr(group, c)) for c in columns))
+            gates = " (gates)" if group.name == run.settings.gating_group else ""
+            seen = age(group.last_active_at) if group.last_active_at else ""
+            counts = (str(getattr(group, column)) for column in columns)
+            groups.add_row(run.name, group.name + gates, *counts, seen)
     if groups.row_count:
         console.print(groups)
+
+
+@app.command()
+def forget(name: str, group: str, url: Url = DEFAULT_URL, namespace: Namespace = None) -> None:
+    """Forget a subscriber group that will not come back: the log is no longer kept for it."""
+    with connect(url, namespace) as client:
+        client.delete_group(name, group)
+    console.print(f"Group {group} of run {name} forgotten.")
 
 
 @app.command()

@@ -17,7 +17,7 @@ class LeaseRequest(Model):
 
     group: GroupName = "trainer"
     """Groups see all pairs, each group independently; within one, each pair goes to one
-    subscriber. The group `trainer` gates the run's window."""
+    subscriber. The run's `gating_group` gates its window."""
     size: int = Field(default=8, ge=1, le=1024)
     """Pairs at most."""
     min_size: int | None = Field(default=None, ge=1, le=1024)

@@ -10,10 +10,18 @@ from service.schemas.filters import PairFilters
 
 
 class RunSettings(Model):
-    """`PUT /runs/{run}`: a run's settings."""
+    """`PUT /runs/{run}`: a run's settings. Those that are not named stay as they are; in a new run,
+    as by default."""
 
     window: int = Field(default=256, ge=1, le=1_000_000)
     """Open jobs plus pairs not yet taken by the gating group, at most; beyond it: 429."""
+    gating_group: GroupName | None = "trainer"
+    """The subscriber group whose progress the window follows, and for which the log is kept however
+    long it takes. null: none; the window bounds open jobs alone, and of the pairs the newest `keep`
+    are kept, whoever has acknowledged them."""
+    group_ttl_s: float | None = Field(default=24 * 3600, gt=0)
+    """Seconds without a request for pairs, a lease that stands or an acknowledgement, after which
+    the log is no longer kept for a group other than the gating one; null: it always is."""
     max_staleness: int | None = Field(default=None, ge=0)
     """Weight versions that a pair may lag behind the newest that a worker serves; null: any."""
     stale: Annotated[Literal["drop", "deliver"] | str, one_of("drop", "deliver")] = "drop"
@@ -24,8 +32,8 @@ class RunSettings(Model):
     filters: PairFilters = PairFilters()
     """Pairs beyond these are left out of the log, counted, and kept apart for reading."""
     keep: int = Field(default=10_000, ge=0)
-    """Pairs that every group has acknowledged, kept for reading, at most; and of those that were
-    left out, the newest."""
+    """Pairs that every group has acknowledged (or without a gating group: all pairs) that are kept
+    for reading, at most; and of those that were left out, the newest."""
     retention: int | None = Field(default=None, ge=1)
     """Pairs kept at most, acknowledged or not; what a group misses by it is counted. null: what a
     group has not acknowledged is kept. It bounds those that were left out, too."""
@@ -67,9 +75,12 @@ class Group(Model):
     stale: int
     """Ever set aside, because they lagged more than `max_staleness` versions."""
     missed: int
-    """Trimmed by `retention` before they were acknowledged."""
+    """Trimmed before they were acknowledged: by `retention`, or because the log was not kept for
+    the group."""
     redelivered: int
     """Ever handed back or expired."""
+    last_active_at: datetime | None = None
+    """When it last asked for pairs or acknowledged some; null: its release does not say."""
 
 
 class Run(Model):

@@ -37,16 +37,38 @@ local function end_lease(group, lease)
   redis.call('HDEL', group .. ':calls', lease)
 end
 
--- Trims the log below what every group has acknowledged or set aside, but for what the run keeps.
--- Without a group nobody has had anything, and all of it stays.
+-- The group that the run's window follows; empty: none.
+local function gating_group(run)
+  return redis.call('HGET', run_key(run), 'gating_group') or 'trainer'  -- a run of an older release
+end
+
+-- Up to where a group has acknowledged or set aside all pairs.
+local function done_up_to(run, group)
+  local first = redis.call('ZRANGE', group_key(run, group) .. ':unacked', 0, 0)[1]
+  return first and first - 1 or tonumber(redis.call('HGET', group_key(run, group), 'taken') or 0)
+end
+
+-- True if nothing was heard of a group for this long, and it holds no lease.
+local function is_idle(run, group, ttl_ms)
+  local g, time = group_key(run, group), now()
+  redis.call('HSETNX', g, 'last_active', time)  -- a group of an older release
+  return time - redis.call('HGET', g, 'last_active') > ttl_ms
+    and redis.call('ZCOUNT', g .. ':leases', time, '+inf') == 0
+end
+
+-- Trims the log below what the gating group, and every other that is not idle, has acknowledged or
+-- set aside, but for what the run keeps. Without a gating group, it keeps no more than that.
 local function trim_log(run)
-  local state = redis.call('HMGET', run_key(run), 'pairs', 'keep', 'trimmed')
-  local groups = redis.call('SMEMBERS', run_key(run) .. ':groups')
-  local level = #groups > 0 and tonumber(state[1]) or 0
-  for _, name in ipairs(groups) do
-    local first = redis.call('ZRANGE', group_key(run, name) .. ':unacked', 0, 0)[1]
-    level = math.min(level, first and first - 1 or
-      tonumber(redis.call('HGET', group_key(run, name), 'taken') or 0))
+  local state = redis.call('HMGET', run_key(run), 'pairs', 'keep', 'trimmed', 'group_ttl_s')
+  local gating, level = gating_group(run), tonumber(state[1])
+  if gating ~= '' then
+    local ttl_ms = state[4] == '' and math.huge or (tonumber(state[4] or '') or 86400) * 1000
+    level = done_up_to(run, gating)
+    for _, group in ipairs(redis.call('SMEMBERS', run_key(run) .. ':groups')) do
+      if group ~= gating and not is_idle(run, group, ttl_ms) then
+        level = math.min(level, done_up_to(run, group))
+      end
+    end
   end
   level = level - (state[2] or 0)
   if level > position_of(state[3]) then trim(run, level) end

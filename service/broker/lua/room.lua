@@ -11,6 +11,7 @@ end
 local function full_window(run)
   local window = tonumber(redis.call('HGET', run_key(run), 'window') or '')
   if not window then return end
-  local used = redis.call('ZCARD', run_key(run) .. ':open') + count_waiting(run, 'trainer')
-  if used >= window then return {'window', used, window} end
+  local gating, used = gating_group(run), redis.call('ZCARD', run_key(run) .. ':open')
+  if gating ~= '' then used = used + count_waiting(run, gating) end
+  if used >= window then return {'window', used, window, gating} end
 end

@@ -19,8 +19,11 @@ async def test_filters_are_set_and_told(http: httpx.AsyncClient) -> None:
     assert told["filters"]["finish_reasons"] == ["stop"]
     assert told["filters"]["token_ratio"] is None
     assert (await http.get("/runs/r")).json()["settings"] == told
-    anew = (await http.put("/runs/r", json={})).json()["settings"]
+    wider = (await http.put("/runs/r", json={"window": 7})).json()["settings"]
+    assert wider == told | {"window": 7}
+    anew = (await http.put("/runs/r", json={"filters": {}})).json()["settings"]
     assert anew["filters"]["similarity"] is None
+    assert (anew["window"], anew["similar"]) == (7, "drop")
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,13 @@ async def test_a_run_has_settings_and_figures(broker: Broker) -> None:
     assert (run.settings, run.open_jobs, run.pairs) == (settings, 0, 0)
     await _append(broker)
     await enqueue_bdhs(broker, run="r")
-    changed = await broker.runs.put("r", RunSettings())
+    changed = await broker.runs.put("r", RunSettings(window=9))
     assert changed.epoch == run.epoch
-    assert (changed.settings, changed.open_jobs, changed.pairs) == (RunSettings(), 1, 1)
+    assert changed.settings == settings.model_copy(update={"window": 9}), "the others stay"
+    assert (changed.open_jobs, changed.pairs) == (1, 1)
+    assert (await broker.runs.put("r", RunSettings())).settings == changed.settings
+    anew = RunSettings.model_validate(RunSettings().model_dump())  # all of them named
+    assert (await broker.runs.put("r", anew)).settings == RunSettings()
 
 
 async def test_a_job_brings_its_run_to_life(broker: Broker) -> None:

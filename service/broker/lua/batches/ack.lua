@@ -13,6 +13,7 @@ for position in string.gmatch(held, '%d+') do
   redis.call('HINCRBY', g, 'acknowledged', 1)
 end
 end_lease(g, lease)
+redis.call('HSET', g, 'last_active', time)
 redis.call('ZREMRANGEBYSCORE', g .. ':acked', 0, time - 3600000)
 redis.call('ZADD', g .. ':acked', time, lease)
 trim_log(run)

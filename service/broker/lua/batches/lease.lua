@@ -71,7 +71,7 @@ elseif taken < trimmed then
   redis.call('HINCRBY', g, 'missed', trimmed - taken)
   taken = trimmed
 end
-redis.call('HSET', g, 'taken', taken)
+redis.call('HSET', g, 'taken', taken, 'last_active', time)
 
 local function wait()
   local first = redis.call('ZRANGE', g .. ':leases', 0, 0, 'WITHSCORES')[2]
