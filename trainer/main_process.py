@@ -18,10 +18,11 @@ from trainer.stream.dataset import PairDataset
 from trainer.stream.inputs import check_digest
 from trainer.stream.journal import Journal
 from trainer.stream.ledger import Ledger
-from trainer.stream.mixing import AveragedRows, MixedRows
+from trainer.stream.mixing import AveragedRows, MixedRows, with_second
 from trainer.stream.offline import OfflineRows
 from trainer.stream.online import OnlineRows
 from trainer.stream.rows import RowSource
+from trainer.stream.usable import RowCheck
 from trainer.waiting import Stopped, Waiter
 from trainer.weights.checkpoint import CheckpointRecord
 from trainer.weights.publish import PUBLISHING_PREFIX, Publisher
@@ -72,6 +73,7 @@ def open_main_process(
             run=settings.run,
             group=settings.group,
             lease_s=settings.lease_s,
+            second=with_second if settings.method == "averaged" else None,
         )
         publisher = Publisher(
             client,
@@ -86,9 +88,9 @@ def open_main_process(
         _check_workers(client, Waiter(stop), inputs.digest)
         journal = Journal(settings.output, record.step if record else 0)
         try:
-            yield MainProcess(
-                ledger, journal, _row_source(settings, online, journal.pairs), publisher
-            )
+            check = RowCheck(inputs)
+            rows = _row_source(settings, online, check, journal.pairs)
+            yield MainProcess(ledger, journal, rows, publisher)
         finally:
             ledger.close()
 
@@ -111,7 +113,9 @@ def _check_workers(client: Client, waiter: Waiter, digest: InputDigest) -> None:
             check_digest(digest, worker.input_digest, f"Worker {worker.id} makes pairs")
 
 
-def _row_source(settings: TrainerSettings, online: OnlineRows, start: int) -> RowSource:
+def _row_source(
+    settings: TrainerSettings, online: OnlineRows, check: RowCheck, start: int
+) -> RowSource:
     """Where the rows come from, after `start` pairs. Raises: InvalidSettings."""
     if settings.method == "averaged":
         return AveragedRows(online, gamma=cast(float, settings.gamma))
@@ -124,8 +128,8 @@ def _row_source(settings: TrainerSettings, online: OnlineRows, start: int) -> Ro
             chosen_alone=settings.loss == "sft",
         )
         if settings.method == "offline":
-            return OfflineRows(rows, seed=settings.seed, start=start)
+            return OfflineRows(rows, seed=settings.seed, start=start, check=check)
         p = cast(float, settings.offline_share)
-        return MixedRows(online, rows, p=p, seed=settings.seed, start=start)
+        return MixedRows(online, rows, p=p, seed=settings.seed, start=start, check=check)
     except (InvalidDataset, InvalidRow, ValueError) as error:
         raise InvalidSettings(f"`data` {settings.data!r}: {error}") from error

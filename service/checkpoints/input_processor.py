@@ -54,6 +54,8 @@ class InputProcessor:
     digest: InputDigest
     feature_token_id: int
     """The token that each of an image's features goes onto."""
+    max_tokens: int | None = None
+    """Positions that the model has; None: its config.json names no number."""
 
     def process_images(self, pictures: Sequence[Image]) -> tuple[list[list[int]], dict[str, Any]]:
         """The tokens that stand for each picture in a sequence, and the tensors that the model sees
@@ -162,6 +164,7 @@ def load_input_processor(
             processor, template.text, settings.chat_template_kwargs, settings.mm_processor_kwargs
         ),
         feature_token_id=feature_token_id,
+        max_tokens=getattr(config.get_text_config(), "max_position_embeddings", None),
     )
 
 

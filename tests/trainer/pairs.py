@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,16 +35,17 @@ def append(
     window: int = 1000,
     reference: str | None = None,
     input_digest: InputDigest | None = None,
+    change: Callable[[int, Pair], Pair] = lambda number, pair: pair,
 ) -> list[str]:
     """Makes pairs and returns their ids, in the order of the log.
 
     The chosen side is the item's reference, or the given one. The rejected side tells the number,
-    so that it can be told apart.
+    so that it can be told apart. `change`: what becomes of a pair before it is in the log.
     """
     wanted = items(start + count)[start:]
     if reference is not None:
         wanted = [replace(item, reference=reference) for item in wanted]
-    return asyncio.run(_append(url, wanted, run, start, window, input_digest))
+    return asyncio.run(_append(url, wanted, run, start, window, input_digest, change))
 
 
 async def _append(
@@ -54,6 +55,7 @@ async def _append(
     start: int,
     window: int,
     input_digest: InputDigest | None,
+    change: Callable[[int, Pair], Pair],
 ) -> list[str]:
     made: list[str] = []
     settings = Settings(redis_url=url)  # pyright: ignore[reportArgumentType]
@@ -86,7 +88,7 @@ async def _append(
                 created_at=datetime.now(UTC),
                 metadata=claim.request.metadata,
             )
-            result = SampleResult(responses=[], seed=number, pairs=[pair])
+            result = SampleResult(responses=[], seed=number, pairs=[change(number, pair)])
             assert await worker.claims.finish(claim, result)
             made.append(claim.job_id)
     return made

@@ -69,7 +69,7 @@ class Ledger:
         return new
 
     def mark_used(self, pair_ids: Iterable[str]) -> None:
-        """An optimizer step has used these, or they were found unusable for ever.
+        """An optimizer step has used these.
 
         What no lease holds, such as rows of a data set, is nothing to be acknowledged.
         """
@@ -77,6 +77,15 @@ class Ledger:
             ids = self._held.intersection(pair_ids)
             self._held -= ids
             self._used |= ids
+
+    def mark_unusable(self, pair_ids: Iterable[str]) -> None:
+        """No step will use these, so that no checkpoint need have them: a lease of nothing else is
+        acknowledged at once."""
+        with self._lock:
+            ids = self._held.intersection(pair_ids)
+            self._held -= ids
+            self._saved |= ids
+        self.acknowledge()
 
     def unacknowledged(self) -> list[str]:
         """What a checkpoint of this moment has to list."""

@@ -9,39 +9,39 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from service.schemas import Pair, assistant_turn
+from service.schemas import assistant_turn, visible
 from trainer.data import SECOND_REJECTED
 from trainer.stream.offline import OfflineRows
 from trainer.stream.rows import Row, RowSource
+from trainer.stream.usable import RowCheck, UnusableRow
 
 POLICY_FIELDS = ("token_ids", "token_spans", "logprobs", "finish_reason")
 """What a pair says of a side that the policy wrote."""
-
-
-class MissingSecondRejected(ValueError):
-    """A pair of the run cannot be averaged over two rejected sides."""
-
-    def __init__(self, pair_id: str) -> None:
-        super().__init__(
-            f"Pair {pair_id} has no second rejected side: `method` = averaged wants the data set's "
-            f"as a text in its `metadata`, under {SECOND_REJECTED!r}. Post the jobs of this run "
-            "with it, or train with `method` = online."
-        )
 
 
 class MixedRows:
     """Mixed-DPO: each example is an offline pair with probability p, or else an online one."""
 
     def __init__(
-        self, online: RowSource, rows: Sequence[Row], *, p: float, seed: int, start: int = 0
+        self,
+        online: RowSource,
+        rows: Sequence[Row],
+        *,
+        p: float,
+        seed: int,
+        start: int = 0,
+        check: RowCheck | None = None,
     ) -> None:
-        """`start`: examples that were drawn before. Raises: ValueError, without any row."""
+        """`start`: examples that were drawn before; `check`: of the data set's rows.
+
+        Raises: ValueError, without any row.
+        """
         self._online = online
         self._p = p
         self._seed = seed
         self._next = start
         before = sum(map(self._is_offline, range(start)))
-        self._offline = OfflineRows(rows, seed=seed, start=before)
+        self._offline = OfflineRows(rows, seed=seed, start=before, check=check)
 
     def draw(self, count: int) -> list[Row]:
         offline = [self._is_offline(number) for number in range(self._next, self._next + count)]
@@ -69,19 +69,28 @@ class AveragedRows:
     def draw(self, count: int) -> list[Row]:
         """Twice `count` rows: those with y⁻, and in the same order those with ỹ⁻.
 
-        Raises: Stopped, MissingSecondRejected.
+        Raises: Stopped.
         """
         rows = self._online.draw(count)
-        first = [
-            replace(row, pair=_with_second(row.pair), weight=2 * self._gamma, staleness=None)
-            for row in rows
-        ]
+        first = [replace(with_second(row), weight=2 * self._gamma, staleness=None) for row in rows]
         return first + [replace(row, weight=2 * (1 - self._gamma)) for row in rows]
 
 
-def _with_second(pair: Pair) -> Pair:
-    text = pair.metadata.get(SECOND_REJECTED)
+def with_second(row: Row) -> Row:
+    """The row with the data set's rejected side in place of the policy's.
+
+    Raises: UnusableRow, without one.
+    """
+    text = row.pair.metadata.get(SECOND_REJECTED)
     if not isinstance(text, str):
-        raise MissingSecondRejected(pair.pair_id)
+        raise UnusableRow(
+            "no second side",
+            "`method` = averaged wants the data set's rejected side as a text in the pair's "
+            f"`metadata`, under {SECOND_REJECTED!r}. Post the jobs of this run with it, or train "
+            "with `method` = online.",
+        )
+    if not visible(text):
+        raise UnusableRow("empty", f"`metadata` has an empty text under {SECOND_REJECTED!r}")
     no_tokens = {f"rejected_{name}": None for name in POLICY_FIELDS}
-    return pair.model_copy(update={"rejected": [assistant_turn(text)], **no_tokens})
+    pair = row.pair.model_copy(update={"rejected": [assistant_turn(text)], **no_tokens})
+    return replace(row, pair=pair)

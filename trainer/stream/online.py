@@ -1,19 +1,16 @@
 """Fresh pairs of a run, as they are made."""
 
+from collections.abc import Callable
 from functools import lru_cache
-
-import structlog
 
 from service.checkpoints.input_processor import InputProcessor
 from service.client import Client, ImageGone, RunNotFound
-from service.rendering import BadConversation
 from service.schemas import Pair
 from trainer.stream.inputs import check_digest
 from trainer.stream.ledger import Ledger
 from trainer.stream.rows import Row
+from trainer.stream.usable import LeftOut, RowCheck, UnusableRow
 from trainer.waiting import PAUSE_S, Waiter
-
-log = structlog.get_logger()
 
 IMAGES_CACHED = 128
 """Encoded images that are kept; questions about one image tend to come together."""
@@ -32,7 +29,10 @@ class OnlineRows:
         run: str,
         group: str,
         lease_s: float,
+        second: Callable[[Row], Row] | None = None,
     ) -> None:
+        """`second`: another row that is made of each, and must be usable, too; it may raise
+        UnusableRow."""
         self._client = client
         self._ledger = ledger
         self._waiter = waiter
@@ -40,6 +40,9 @@ class OnlineRows:
         self._run = run
         self._group = group
         self._lease_s = lease_s
+        self._second = second
+        self._check = RowCheck(inputs)
+        self._left_out = LeftOut()
         self._image = lru_cache(maxsize=IMAGES_CACHED)(client.image)
 
     def draw(self, count: int) -> list[Row]:
@@ -78,18 +81,21 @@ class OnlineRows:
         return [(pair, staleness[pair.pair_id]) for pair in self._ledger.add_lease(leased)]
 
     def _row(self, pair: Pair, staleness: int | None) -> Row | None:
-        """None: an image is no longer stored, or a text cannot be rendered for this model. The pair
-        is done with, as if it had been used."""
+        """None: it cannot be trained on. The pair is done with, as if it had been used."""
         check_digest(self._inputs.digest, pair.input_digest, f"Pair {pair.pair_id} was made")
         try:
             images = [self._waiter.retry(lambda r=ref: self._image(r)) for ref in pair.images]
             row = Row(pair, images, staleness)
-            self._inputs.renderer.pair_answers(row.pair)
-        except (ImageGone, BadConversation) as error:
-            reason = error.problem.detail if isinstance(error, ImageGone) else str(error)
-            log.warning("pair left out", pair=pair.pair_id, reason=reason)
-            self._ledger.mark_used([pair.pair_id])
+            self._check.check(row)
+            if self._second:
+                self._check.check(self._second(row))
+        except (ImageGone, UnusableRow) as error:
+            if isinstance(error, ImageGone):
+                error = UnusableRow("image gone", error.problem.detail)
+            self._left_out.add(pair.pair_id, error)
+            self._ledger.mark_unusable([pair.pair_id])
             return None
+        self._left_out.used()
         return row
 
     def _name(self) -> dict[str, object]:

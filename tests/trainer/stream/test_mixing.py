@@ -7,9 +7,10 @@ import pytest
 from service.schemas import Message
 from tests.trainer.stream.test_ledger import pair
 from trainer.data import SECOND_REJECTED
-from trainer.stream.mixing import AveragedRows, MissingSecondRejected, MixedRows
+from trainer.stream.mixing import AveragedRows, MixedRows
 from trainer.stream.offline import OfflineRows
 from trainer.stream.rows import Row
+from trainer.stream.usable import UnusableRow
 
 
 def rows(prefix: str, count: int) -> list[Row]:
@@ -98,7 +99,7 @@ def test_averaged_refuses_a_pair_without_a_second_rejected_side():
                 for row in super().draw(count)
             ]
 
-    with pytest.raises(MissingSecondRejected, match=r"Pair r0 has no second rejected side"):
+    with pytest.raises(UnusableRow, match=r"no second side: .*'dataset_rejected'"):
         AveragedRows(Plain(), gamma=0.5).draw(1)
 
 
