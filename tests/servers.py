@@ -26,7 +26,11 @@ def flavours() -> list[str]:
 class Server:
     """One server process with an append-only file, which survives `kill` and `start`."""
 
-    def __init__(self, flavour: str, folder: Path, appendfsync: str = "everysec") -> None:
+    def __init__(
+        self, flavour: str, folder: Path, appendfsync: str = "everysec", *options: str
+    ) -> None:
+        """`options`: further ones of the server, `--name value`."""
+        self._options = options
         self.flavour = flavour
         self.appendfsync = appendfsync
         self.folder = folder
@@ -49,6 +53,7 @@ class Server:
                     *("--dir", str(self.folder), "--save", ""),
                     *("--appendonly", "yes", "--appendfsync", self.appendfsync),
                     *("--maxmemory-policy", "noeviction"),
+                    *self._options,
                 ],
                 stdout=log,
                 stderr=log,

@@ -1,8 +1,7 @@
 """The connection to Redis or Valkey, and how commands and scripts run on it.
 
 Every change of state is one `Script`, so it happens whole or not at all. All keys of a namespace
-but the images share one hash tag: a Cluster keeps them on one shard, where one script may change
-them together.
+but the images share one hash tag.
 """
 
 import hashlib
@@ -17,7 +16,9 @@ from redis.exceptions import NoScriptError
 
 from service.broker import pipeline
 from service.broker.agreement import Agreement
+from service.broker.errors import ServerRefuses
 from service.broker.pipeline import (
+    DEMOTED,
     TIMEOUT_S,
     Argument,
     DurablePipeline,
@@ -99,8 +100,12 @@ class Connection:
     async def unpipelined(self, *args: Argument, **options: bool) -> Any:
         """A command on a connection of its own: one that blocks, or is large."""
         await self.agreement.keep()
-        async with answered_within(pipeline.TIMEOUT_S):
-            return await self.redis.execute_command(*args, **options)
+        try:
+            async with answered_within(pipeline.TIMEOUT_S):
+                return await self.redis.execute_command(*args, **options)
+        except (*DEMOTED, ServerRefuses):
+            await self._pipeline.leave()
+            raise
 
     async def run(self, script: Script[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Raises: UnusableServer, when the namespace is not for this release."""
@@ -127,6 +132,12 @@ class Connection:
             return await to.execute("EVALSHA", sha, 1, self.tag, *args)
         except NoScriptError:  # a new server, or one that was restarted
             return await to.execute("EVAL", text, 1, self.tag, *args)
+
+    @property
+    def demotions(self) -> int:
+        """How often the server turned out to have become a replica: what still is connected to it
+        must connect anew."""
+        return self._pipeline.demotions + self._durable_pipeline.demotions
 
     def text(self, script: Script[..., Any]) -> tuple[str, str]:
         """The whole script, and the SHA-1 by which the server knows it."""

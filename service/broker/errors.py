@@ -14,11 +14,17 @@ class ServerRefuses(RedisConnectionError):
     """The server is there, and does not take writes: its disk fails, a script holds it up."""
 
 
-REFUSALS = ("MISCONF", "NOREPLICAS", "BUSY")
+REFUSALS = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED")
 """How its answers begin then."""
 
 ACL_FAILURE = "ACL failure in script"
 """In the answer of a script that called what its user may not."""
+
+CLUSTER = (
+    "The server is a node of a Redis Cluster, which prefstream does not support: its images would "
+    "lie on other nodes. Give it one server, alone or with replicas; several namespaces may share "
+    "it, or have one each."
+)
 
 UNAVAILABLE: tuple[type[Exception], ...] = (
     RedisConnectionError,  # loading and wrong passwords included

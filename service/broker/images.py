@@ -1,7 +1,7 @@
 """Images, stored once under their SHA-256, as raw bytes.
 
 The register (which images there are, and when each was last named) lives with the jobs; the bytes
-lie under keys without the namespace's hash tag, so a Cluster spreads them over its shards. Nothing
+lie under keys without the namespace's hash tag. Nothing
 counts references: the sweep looks who names an image, at the moment of removing it.
 """
 

@@ -95,9 +95,11 @@ class Notifications:
                 await _discard(pubsub)
 
     async def _deliver(self, pubsub: Subscription, channels: int) -> None:
-        probed = False
+        probed, demotions = False, self._connection.demotions
         while True:
             message: dict[str, Any] | None = await pubsub.get_message(timeout=QUIET_S)
+            if self._connection.demotions != demotions:
+                raise ConnectionError("the server has become a replica")
             if message is None:
                 if probed:
                     raise ConnectionError("the subscription does not answer")

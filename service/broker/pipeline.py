@@ -10,11 +10,18 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import (
+    AskError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.broker.errors import (
     ACL_FAILURE,
+    CLUSTER,
     REFUSALS,
     NotDurable,
     ServerRefuses,
@@ -23,6 +30,10 @@ from service.broker.errors import (
 
 TIMEOUT_S = 10.0
 """Time without an answer after which a connection counts as broken."""
+
+DEMOTED = (ReadOnlyError, MasterDownError)
+"""Answers of a server that was made a replica. The one that took its place may be behind the same
+address by now, so kept connections are of no use."""
 
 MAX_COMMANDS = 128
 """Calls in one exchange, at most."""
@@ -40,6 +51,8 @@ class Pipeline:
         # Its own for good: to take one from the pool for each exchange costs as much as the rest.
         self._connection = redis.connection_pool.make_connection()
         self._extra_s = extra_s
+        self.demotions = 0
+        """How often the server turned out to be a replica."""
         self._waiting: list[tuple[Sequence[Argument], asyncio.Future[Any]]] = []
         self._sending: asyncio.Task[None] | None = None
 
@@ -95,7 +108,15 @@ class Pipeline:
         except BaseException:  # what comes later would be taken for an answer to something else
             await self._disconnect()
             raise
+        if any(isinstance(answer, DEMOTED) for answer in answers):
+            await self.leave()
         return answers
+
+    async def leave(self) -> None:
+        """Gives up what connects to this server; what comes next looks up the address anew."""
+        self.demotions += 1
+        await self._disconnect()
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def _disconnect(self, _: Exception | None = None) -> None:
         await self._connection.disconnect(nowait=True)
@@ -133,6 +154,8 @@ def translated(answer: Any) -> Any:
     """The answer; of errors, those that are the server's state as what they are."""
     if isinstance(answer, ResponseError) and str(answer).startswith(REFUSALS):
         return ServerRefuses(str(answer))
+    if isinstance(answer, AskError):  # MOVED, too
+        return UnusableServer(CLUSTER)
     if isinstance(answer, NoPermissionError) or ACL_FAILURE in str(answer):
         return UnusableServer(
             f"The server's ACL does not let this user do what is needed: {answer} At its next "

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from service.broker.errors import UnusableServer
+from service.broker.errors import CLUSTER, UnusableServer
 from service.broker.scripts import script
 
 if TYPE_CHECKING:
@@ -14,8 +14,10 @@ def _check(image: str, channel: str) -> tuple[list[str], list[str]]: ...
 
 
 async def check_server(connection: "Connection") -> None:
-    """Raises: UnusableServer, if the ACL of the server withholds something that is needed: with
-    what, and the line that grants it."""
+    """Raises: UnusableServer, if the server is a node of a Cluster, or if its ACL withholds
+    something that is needed: with the line that grants it."""
+    if await _mode(connection) == "cluster":
+        raise UnusableServer(CLUSTER)
     namespace = connection.settings.namespace
     image, channel = connection.image_key("0"), connection.key("bell", "job")
     patterns = {
@@ -26,6 +28,8 @@ async def check_server(connection: "Connection") -> None:
     try:
         lacking, none_on = await connection.run_at_once(_check, image, channel)
     except UnusableServer as error:  # without scripts there is no asking for the rest
+        if str(error) == CLUSTER:
+            raise
         if "access" in str(error):
             lacking, none_on = [], [connection.key("settings")]
         else:
@@ -38,3 +42,12 @@ async def check_server(connection: "Connection") -> None:
             "needs. Who administers it grants what is missing with:  "
             f"ACL SETUSER {user} {' '.join(map(repr, rules))}"
         )
+
+
+async def _mode(connection: "Connection") -> str | None:
+    """`standalone`, `sentinel` or `cluster`; None: the ACL withholds it."""
+    try:
+        server = await connection.command_at_once("INFO", "server")
+    except UnusableServer:
+        return None
+    return server.get("redis_mode") or server.get("server_mode")  # Redis; Valkey
