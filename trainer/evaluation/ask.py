@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.client import AsyncClient, image_data
 from service.schemas import Job, JobStatus, Priority, SampleRequest, SampleResult
-from trainer.data.example import ImageSource
+from trainer.data.example import ImageSource, InvalidDataset
 from trainer.data.images import load_image
 
 
@@ -34,7 +34,10 @@ class Answer:
 
 
 class Asker:
-    """Asks greedily, several at once. What `saved` (a JSONL file) holds is not asked again."""
+    """Asks greedily, several at once. What `saved` (a JSONL file) holds is not asked again.
+
+    Raises: InvalidDataset, if `saved` is another file.
+    """
 
     def __init__(
         self,
@@ -50,12 +53,7 @@ class Asker:
         self._in_flight = in_flight
         self._saved = saved
         self._on_answer = on_answer
-        self._known: dict[str, Answer] = {}
-        if saved is not None and saved.exists():
-            for line in saved.read_text().splitlines():
-                row = json.loads(line)
-                key = row.pop("key")
-                self._known[key] = Answer(**row)
+        self._known = {} if saved is None else _read(saved)
 
     async def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """The answers, in order. Raises: NoAnswer, PrefstreamError."""
@@ -101,6 +99,34 @@ class Asker:
             self._saved.parent.mkdir(parents=True, exist_ok=True)
             with self._saved.open("a") as file:
                 file.write(json.dumps({"key": key, **asdict(answer)}) + "\n")
+
+
+def _read(saved: Path) -> dict[str, Answer]:
+    """The answers of a file, by key. A last line that was cut off is removed: it is asked again.
+
+    Raises: InvalidDataset.
+    """
+    if not saved.exists():
+        return {}
+    known: dict[str, Answer] = {}
+    content = saved.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            key = row.pop("key")
+            known[key] = Answer(**row)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise InvalidDataset(
+                f"{saved}, line {number}, is no answer that was kept: {error}. Remove the line, or "
+                "name another file with --answers."
+            ) from error
+    if len(whole) < len(content):
+        with saved.open("r+b") as file:
+            file.truncate(len(whole))
+    return known
 
 
 def _answer(question: Question, job: Job) -> Answer:

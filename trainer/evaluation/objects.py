@@ -5,10 +5,19 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from trainer.data.example import InvalidDataset
-from trainer.evaluation.synonyms import IRREGULAR, NO_OBJECTS, SYNONYMS
+from trainer.data.example import InvalidDataset, shortened
+from trainer.data.rows import rows
+from trainer.evaluation.synonyms import (
+    BALL,
+    IRREGULAR,
+    NO_OBJECTS,
+    OF_BALL_GAMES,
+    PERSON,
+    QUALIFIERS,
+    SYNONYMS,
+)
 
 
 def annotations(file: Path) -> dict[str, frozenset[str]]:
@@ -19,8 +28,13 @@ def annotations(file: Path) -> dict[str, frozenset[str]]:
     """
     from ijson import JSONError
 
+    if file.suffix == ".jsonl":
+        found = _of_lines(file)
+        if not found:
+            raise InvalidDataset(f"{file} has no images.")
+        return found
     try:
-        found = _of_lines(file) if file.suffix == ".jsonl" else _of_coco(file)
+        found = _of_coco(file)
     except OSError as error:
         raise InvalidDataset(f"{file} cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, JSONError) as error:
@@ -34,13 +48,23 @@ def annotations(file: Path) -> dict[str, frozenset[str]]:
 
 
 def _of_lines(file: Path) -> dict[str, frozenset[str]]:
+    """Raises: InvalidDataset."""
     found: dict[str, frozenset[str]] = {}
-    with file.open() as lines:
-        for line in lines:
-            if line.strip():
-                row = json.loads(line)
-                found[row["image"]] = frozenset(map(str, row["objects"]))
+    for row in rows(str(file)):
+        if row.columns is None:
+            raise InvalidDataset(f"{row.place} {row.error}")
+        image, objects = row.columns.get("image"), row.columns.get("objects")
+        if not isinstance(image, str) or not _is_names(objects):
+            raise InvalidDataset(
+                f"{row.place} is not {{image, objects: [name, …]}}: `image` must be a name and "
+                f"`objects` a list of names, not {shortened(json.dumps(objects), 80)}"
+            )
+        found[image] = found.get(image, frozenset()) | frozenset(objects)
     return found
+
+
+def _is_names(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _of_coco(file: Path) -> dict[str, frozenset[str]]:
@@ -67,13 +91,26 @@ class Vocabulary:
     ) -> None:
         """`synonyms`: by object; instead of the table of COCO's objects in `synonyms.py`."""
         table = SYNONYMS if synonyms is None else synonyms
-        self._objects: dict[str, str | None] = dict.fromkeys(NO_OBJECTS)
+        objects = frozenset(objects)
+        self._objects: dict[str, str | None] = {}
+        self._add(None, NO_OBJECTS)
         for name in objects:
-            for word in (name, *table.get(name, ())):
-                for form in _forms(word.lower()):
-                    self._objects[form] = name
+            self._add(name, (name, *table.get(name, ())))
+        for qualifiers, names in QUALIFIERS:
+            for name in names:
+                nouns = (name, *table.get(name, ()))
+                phrases = [f"{qualifier} {noun}" for qualifier in qualifiers for noun in nouns]
+                self._add(name if name in objects else None, phrases)
+        balls = (BALL, *table.get(BALL, ()))
+        self._add(PERSON if PERSON in objects else None, [f"{ball} player" for ball in balls])
+        self._add(None, [f"{ball} {what}" for ball in balls for what in OF_BALL_GAMES])
         longest = sorted(self._objects, key=len, reverse=True)  # "teddy bear" before "bear"
         self._pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest))})\b")
+
+    def _add(self, name: str | None, words: Iterable[str]) -> None:
+        """`name`: None: these words name no object."""
+        for word in words:
+            self._objects |= dict.fromkeys(_forms(word.lower()), name)
 
     def mentions(self, text: str) -> list[str]:
         """The objects that a text names, in order, each as often as it does."""
@@ -85,8 +122,10 @@ def read_synonyms(file: Path) -> dict[str, list[str]]:
     """A JSON object of lists of words, by object. Raises: InvalidDataset."""
     try:
         table = json.loads(file.read_text())
-        return {str(name): [str(word) for word in words] for name, words in table.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        if not all(map(_is_names, table.values())):
+            raise ValueError("a value is no list of words")
+        return table
+    except (OSError, ValueError, AttributeError) as error:
         raise InvalidDataset(
             f"{file} is no JSON object of lists of words, by object: {error}"
         ) from error

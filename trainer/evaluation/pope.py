@@ -4,6 +4,7 @@ A file has a JSON object a line, {question_id, image, text, label}; published ar
 absent objects, one with popular and one with those that often go with what is there (adversarial).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ class PopeMetrics:
     yes: float
     """Share of the answers that say yes."""
     unclear: float
-    """Share of the answers that open with neither yes nor no; they are read by POPE's rule, too."""
+    """Share of the answers whose first word is neither yes nor no, or that POPE's rule reads
+    against it ("NO", "No!"); all are read by the rule in the other figures."""
 
 
 def read(file: Path, images: Sequence[Path], *, suffix: str = "") -> list[Probe]:
@@ -59,7 +61,8 @@ def read(file: Path, images: Sequence[Path], *, suffix: str = "") -> list[Probe]
 
 
 def says_yes(answer: str) -> bool:
-    """As POPE's evaluation reads it: no, if the first sentence has the word "no", "No" or "not"."""
+    """As POPE's evaluation reads it: no, if up to the first full stop there is "no", "No" or "not"
+    between spaces, commas aside."""
     words = answer.split(".")[0].replace(",", "").split(" ")
     return not {"No", "not", "no"} & set(words)
 
@@ -89,7 +92,9 @@ def names(files: Sequence[Path]) -> Iterator[str]:
 
 
 def _unclear(answer: str) -> bool:
-    return not answer.strip().lower().startswith(("yes", "no"))
+    """Whether the answer's first word is neither yes nor no, or the rule reads the other one."""
+    word = re.match(r"\W*(yes|no)\b", answer, re.IGNORECASE)
+    return word is None or (word[1].lower() == "yes") != says_yes(answer)
 
 
 def _share(part: float, whole: float) -> float:

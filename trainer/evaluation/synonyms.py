@@ -7,7 +7,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "person": (
         *("man", "woman", "boy", "girl", "child", "kid", "baby", "toddler", "lady", "guy"),
         *("adult", "pedestrian", "player", "skier", "snowboarder", "skateboarder", "surfer"),
-        *("cyclist", "rider", "passenger", "spectator", "worker", "chef", "officer", "someone"),
+        *("cyclist", "biker", "rider", "passenger", "spectator", "worker", "chef", "officer"),
+        *("policeman", "policewoman", "cop", "soldier", "student", "teenager", "skater"),
+        *("bride", "groom", "gentleman", "cowboy", "persons", "someone"),
     ),
     "bicycle": ("bike",),
     "car": ("automobile", "sedan", "taxi", "cab", "suv", "minivan"),
@@ -96,6 +98,10 @@ IRREGULAR = {
     "woman": "women",
     "child": "children",
     "lady": "ladies",
+    "persons": "persons",
+    "policeman": "policemen",
+    "policewoman": "policewomen",
+    "gentleman": "gentlemen",
     "goose": "geese",
     "mouse": "mice",
     "knife": "knives",
@@ -113,10 +119,27 @@ IRREGULAR = {
 """Plurals that the rules would get wrong."""
 
 NO_OBJECTS = (
-    *("train track", "train tracks", "train station", "bus stop", "bus station", "car park"),
-    *("baseball field", "baseball game", "baseball player", "baseball uniform", "baseball cap"),
-    *("tennis court", "tennis match", "football field", "soccer field", "basketball court"),
-    *("orange juice", "apple juice", "pizza box", "dog house", "cell tower", "plane ticket"),
-    *("book shelf", "bookshelf", "bed sheet", "cup holder", "clock tower", "fork lift"),
+    *("train track", "train station", "bus stop", "bus station", "car park", "plane ticket"),
+    *("orange juice", "apple juice", "pizza box", "dog house", "cell tower", "fork lift"),
+    *("book shelf", "bed sheet", "cup holder", "baby animal", "adult animal", "baby cub"),
+    "adult cub",
 )
 """Phrases with an object's word in them that name no such object."""
+
+PERSON, BALL = "person", "sports ball"
+
+QUALIFIERS = (
+    (
+        ("baby", "adult"),
+        ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
+    ),
+    (("passenger",), ("airplane", "train", "bus", "car", "truck", "boat")),
+)
+"""Words for a person that say of what kind an animal or a vehicle is, and before which: CHAIR's
+rules for double words, for all words of these objects."""
+
+OF_BALL_GAMES = (
+    *("game", "match", "field", "court", "diamond", "stadium", "park", "team"),
+    *("uniform", "cap", "jersey", "hat"),
+)
+"""What no ball is behind a ball's word; a player is a person."""

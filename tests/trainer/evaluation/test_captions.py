@@ -31,6 +31,25 @@ def test_the_table_is_of_cocos_objects() -> None:
         ("A cattle truck. Scissors! Broccoli?", ["cow", "truck", "scissors", "broccoli"]),
         ("A carpet, a scatter of batteries, a boatload.", []),
         ("The CATS' puppies", ["cat", "dog"]),
+        # CHAIR's rules for a word before the noun
+        ("A baby elephant stands by its mother.", ["elephant"]),
+        ("An adult giraffe and two baby giraffes.", ["giraffe", "giraffe"]),
+        ("A baby kitten, a baby animal, an adult-bear cub.", ["cat", "bear"]),
+        ("A baby and an elephant.", ["person", "elephant"]),
+        ("A passenger jet over passenger trains.", ["airplane", "train"]),
+        ("A passenger waits for a passenger bus.", ["person", "bus"]),
+        ("Two baseball players.", ["person"]),
+        (
+            "A baseball player swings a bat at a baseball.",
+            ["person", "baseball bat", "sports ball"],
+        ),
+        ("A tennis player, a soccer player, ball players.", ["person"] * 3),
+        ("Baseball fields, football games, a basketball court.", []),
+        ("Clock towers, a clock tower and a clock.", ["clock"] * 3),
+        ("Two persons sit.", ["person"]),
+        ("Policemen on bikes.", ["person", "bicycle"]),
+        ("Train tracks and bus stops.", []),
+        ("He wears a bow tie on a toilet seat.", ["tie", "toilet"]),
         ("", []),
     ],
 )
@@ -47,6 +66,29 @@ def test_other_objects_and_other_words(tmp_path: Path) -> None:
     file.write_text("[1]")
     with pytest.raises(InvalidDataset, match="no JSON object of lists of words"):
         read_synonyms(file)
+
+
+def test_qualified_objects_that_no_image_has_are_no_persons() -> None:
+    assert Vocabulary(["person", "cat"]).mentions("A baby elephant and a baby cat.") == ["cat"]
+    assert Vocabulary(["elephant"]).mentions("A football player on a baby elephant") == ["elephant"]
+
+
+@pytest.mark.parametrize("objects", ['"cat, dog"', "null", '["cat", 7]', '{"cat": 1}', "7"])
+def test_objects_are_a_list_of_names(tmp_path: Path, objects: str) -> None:
+    file = tmp_path / "objects.jsonl"
+    good = '{"image": "a.jpg", "objects": ["cat"]}'
+    file.write_text(f'{good}\n{{"image": "b.jpg", "objects": {objects}}}\n')
+    with pytest.raises(InvalidDataset, match=r"objects\.jsonl, row 2 is not \{image, objects: \["):
+        annotations(file)
+    file.write_text(f'{good}\n{{"image": "a.jpg", "objects": ["dog"]}}\n{{"image"')
+    with pytest.raises(InvalidDataset, match=r"row 3 is not JSON"):
+        annotations(file)
+    file.write_text(f'{good}\n{{"image": "a.jpg", "objects": ["dog"]}}\n')
+    assert annotations(file) == {"a.jpg": frozenset({"cat", "dog"})}
+    words = tmp_path / "words.json"
+    words.write_text('{"cat": "kitten"}')
+    with pytest.raises(InvalidDataset, match="no JSON object of lists of words"):
+        read_synonyms(words)
 
 
 def test_annotations_of_both_layouts(tmp_path: Path) -> None:
@@ -71,7 +113,7 @@ def test_annotations_of_both_layouts(tmp_path: Path) -> None:
 def test_what_is_neither_is_said(tmp_path: Path) -> None:
     for name, content in (("a.json", "{"), ("b.jsonl", '{"image": "x"}'), ("c.jsonl", "")):
         (tmp_path / name).write_text(content)
-        with pytest.raises(InvalidDataset, match=r"is neither COCO's|has no images"):
+        with pytest.raises(InvalidDataset, match=r"is neither COCO's|has no images|row 1 is not"):
             annotations(tmp_path / name)
     with pytest.raises(InvalidDataset, match="cannot be read"):
         annotations(tmp_path / "none.json")

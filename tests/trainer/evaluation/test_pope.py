@@ -61,6 +61,39 @@ def test_answers_are_read_by_popes_rule(answer: str, yes: bool) -> None:
     assert pope.says_yes(answer) is yes
 
 
+@pytest.mark.parametrize(
+    ("answer", "yes", "unclear"),
+    [
+        ("Yes", True, False),
+        ("yes, there is", True, False),
+        (" No", False, False),
+        ("No, there is none.", False, False),
+        # a person reads no, and the published rule yes
+        ("No\n\nIt is a cat.", True, True),
+        ("\nNo", True, True),
+        ("NO", True, True),
+        ("No!", True, True),
+        ("no;", True, True),
+        ("**No**", True, True),
+        ("None of these.", True, True),
+        ("There isn't a dog.", True, True),
+        # the other way round
+        ("Yes, there is not only a dog but a cat.", False, True),
+        ("Yes and no", False, True),
+        # nobody knows
+        ("Not sure.", True, True),
+        ("Yesterday", True, True),
+        ("Notably, there is a dog.", True, True),
+        ("North of it", True, True),
+        ("There is no dog.", False, True),
+        ("", True, True),
+    ],
+)
+def test_unclear_tells_where_the_rule_may_be_wrong(answer: str, yes: bool, unclear: bool) -> None:
+    figures = pope.pope_metrics([answer], [True])
+    assert (figures.yes, figures.unclear) == (yes, unclear)
+
+
 def test_figures_against_a_count_by_hand() -> None:
     said = [True] * 5 + [False] * 5
     truths = [True, True, True, False, False, True, False, False, False, False]
