@@ -18,6 +18,7 @@ from worker.bdhs.policy import Completion, SentenceEnd
 from worker.engine import DecodedImage, Engine, RequestRefused, weight_spans
 from worker.engine.early_stop import StopCheck, never_stop
 from worker.plugin.masking import Placeholder
+from worker.responses import look_ahead
 from worker.scoring import prompt_logprobs, version_of
 
 PREFIX_CACHE_MIN_TOKENS = 256
@@ -65,6 +66,7 @@ class EnginePolicy:
         self._images = images
         self._first_prefill: tuple[Sequence[ImageCorruption], asyncio.Event] | None = None
         """An iteration's corruptions, and whether vLLM has computed the first prompt under them."""
+        self._tokenizer = engine.inputs.processor.tokenizer
         self.prompt = engine.inputs.renderer.prompt(request.conversation)
         self.images = [ImageTrace(tokens=p.image_tokens, views=p.views) for p in placeholders]
 
@@ -107,12 +109,13 @@ class EnginePolicy:
             )
         written = output.outputs[0]
         end = sentence_end(written.text) if sentence_end else None
+        text = written.text[:end]
         return Completion(
-            text=written.text[:end],
+            text=text,
             finish_reason="sentence" if end is not None else str(written.finish_reason),
             prompt_token_ids=list(output.prompt_token_ids or ()),
             token_ids=list(written.token_ids),
-            thrown_away=0 if end is None else 1,  # it was ended at the first that showed it
+            thrown_away=0 if end is None else look_ahead(text, written.token_ids, self._tokenizer),
             weight_versions=weight_spans(written, self._lora),
         )
 
@@ -130,7 +133,7 @@ class EnginePolicy:
         ids = [_likeliest(place) for place in places]
         version = version_of(output, self._lora)
         return Completion(
-            text=self._engine.inputs.processor.tokenizer.decode(ids, skip_special_tokens=True),
+            text=self._tokenizer.decode(ids, skip_special_tokens=True),
             finish_reason="stop",  # where the reference ends
             prompt_token_ids=list(output.prompt_token_ids or ()),
             token_ids=ids,

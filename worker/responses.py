@@ -1,5 +1,6 @@
 """Sampled responses as a job's result has them."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -41,18 +42,28 @@ def response_of(
     return response
 
 
+def look_ahead(text: str, token_ids: Sequence[int], tokenizer: Any) -> int:
+    """How many of the last tokens hold nothing of the text: they showed its sentence to have ended.
+
+    One that ends the sentence, too, is none of them.
+    """
+    count = 0
+    while count < len(token_ids):
+        kept = tokenizer.decode(token_ids[: len(token_ids) - count - 1], skip_special_tokens=True)
+        if not kept.strip().startswith(text.strip()):
+            break
+        count += 1
+    return count
+
+
 def _drop_look_ahead(response: Response, tokenizer: Any) -> None:
-    """Without the token that showed the sentence to have ended, unless it ends it, too."""
-    kept = response.token_ids[:-1]
-    if not tokenizer.decode(kept).strip().startswith(response.text.strip()):
-        return
-    response.token_ids = kept
+    kept = len(response.token_ids) - look_ahead(response.text, response.token_ids, tokenizer)
+    del response.token_ids[kept:]
     if response.logprobs is not None:
-        del response.logprobs[-1]
-    last = response.weight_versions[-1]
-    last.end -= 1
-    if last.end == last.start:
-        del response.weight_versions[-1]
+        del response.logprobs[kept:]
+    for span in response.weight_versions:
+        span.end = min(span.end, kept)
+    response.weight_versions = [s for s in response.weight_versions if s.start < s.end]
 
 
 def _logprobs(written: CompletionOutput, asked: int | None) -> list[list[TokenLogprob]] | None:

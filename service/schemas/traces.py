@@ -80,7 +80,8 @@ class SentenceTrace(Model):
     seed: int
     """The sampler's."""
     thrown_away: int = 0
-    """Tokens of look-ahead that showed the sentence to have ended, and are not in `completion`."""
+    """Tokens of look-ahead, the last ones: they showed the sentence to have ended, and hold nothing
+    of `completion`."""
     weight_versions: list[WeightSpan]
     """Who wrote the completion."""
     prompt_token_ids: list[int] | None = None

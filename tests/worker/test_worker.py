@@ -63,7 +63,13 @@ async def test_a_bdhs_job_becomes_one_pair_with_its_trace(
     assert pair.similarity == pytest.approx(last.similarity)
     assert_tokens_of_bdhs(engine, pair, last)
     for sentence in last.sentences:
-        assert sentence.thrown_away == (sentence.finish_reason == "sentence")
+        ids = sentence.completion_token_ids
+        assert ids is not None
+        kept = engine.inputs.renderer.tokenizer.decode(ids[: len(ids) - sentence.thrown_away])
+        if sentence.finish_reason == "sentence":
+            assert kept.strip().startswith(sentence.completion.strip())
+        else:
+            assert not sentence.thrown_away
         assert sentence.prompt_token_ids is not None
         assert sentence.prompt_token_ids.count(engine.inputs.renderer.image_token_id) == len(
             last.images[0].kept

@@ -216,7 +216,11 @@ async def _complete_answer(
     prefix = reference[:cut]
     text = (prefix + completion.text).rstrip()
     spans = [Span(start=min(cut, len(text)), end=len(text))]
-    return text, spans, [_trace(completion, seed, prefix=prefix)]
+    return (
+        text + reference[len(reference.rstrip()) :],
+        spans,
+        [_trace(completion, seed, prefix=prefix)],
+    )
 
 
 def answer_cut(reference: str, start_ratio: float, token_ends: Collection[int]) -> int:

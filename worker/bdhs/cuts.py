@@ -2,14 +2,12 @@
 
 import re
 
-from service.words import SPACELESS
+from service.words import ends_of_words
 
 YES_NO = re.compile(r"\s*(Yes|yes|No|no)\b")
 """The paper's pattern, read with a word boundary: "Nobody" and "Note" are no answers."""
 
 COUNTERPART = {"Yes": "No", "No": "Yes", "yes": "no", "no": "yes"}
-
-WORD = re.compile(rf"[{SPACELESS}]|[^\s{SPACELESS}]+")
 
 
 def leading_yes_no(sentence: str) -> str | None:
@@ -30,7 +28,8 @@ def cut_points(sentence: str) -> list[int]:
     """Positions at which the sentence may be cut, ascending.
 
     0 (nothing is given), then every word end that leaves at least one word to complete. Cuts fall
-    before the space, where the text is tokenised as in the whole sentence.
+    before the space, where the text is tokenised as in the whole sentence, and never within a
+    grapheme, such as a letter with its accents.
     """
-    ends = [match.end() for match in WORD.finditer(sentence)]
-    return [0] + [end for end in ends if any(c.isalnum() for c in sentence[end:])]
+    last = max((i for i, c in enumerate(sentence) if c.isalnum()), default=0)
+    return [0, *(end for end in ends_of_words(sentence) if end <= last)]
