@@ -126,10 +126,11 @@ def _row_source(
             settings.data,
             images=settings.data_images or (),
             chosen_alone=settings.loss == "sft",
+            spool=settings.output,
         )
         if settings.method == "offline":
             return OfflineRows(rows, seed=settings.seed, start=start, check=check)
         p = cast(float, settings.offline_share)
         return MixedRows(online, rows, p=p, seed=settings.seed, start=start, check=check)
-    except (InvalidDataset, InvalidRow, ValueError) as error:
+    except (InvalidDataset, InvalidRow, ValueError, OSError) as error:
         raise InvalidSettings(f"`data` {settings.data!r}: {error}") from error

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import overload
@@ -11,8 +12,10 @@ import structlog
 from service.schemas import Outcome, Pair, outcome_of_texts, visible
 from trainer import data
 from trainer.data import Example, InvalidDataset
+from trainer.data.example import ImageSource
 from trainer.data.images import load_image
 from trainer.stream.rows import Row
+from trainer.stream.spool import ImageSpool, Slot
 
 log = structlog.get_logger()
 
@@ -21,22 +24,31 @@ class PairDataset(Sequence[Row]):
     """All examples of a data set that `prefstream feed` reads, with two sides each that differ and
     say something; how many are not is logged.
 
-    Texts and names are in memory; image files are read when a row is.
+    Texts and names are in memory. Image files are read when a row is; pictures that are in the
+    rows themselves (parquet, the hub) are put on disk meanwhile.
     """
 
     def __init__(
-        self, name: str, *, images: Sequence[Path] = (), chosen_alone: bool = False
+        self,
+        name: str,
+        *,
+        images: Sequence[Path] = (),
+        chosen_alone: bool = False,
+        spool: Path | None = None,
     ) -> None:
         """`images`: folders in which they are looked for, before the data set's own;
-        `chosen_alone`: the rejected side will have no effect, so it may be missing.
+        `chosen_alone`: the rejected side will have no effect, so it may be missing; `spool`: a
+        folder on the disk that takes the pictures of rows, by default that of temporary files.
 
-        Raises: InvalidDataset, InvalidRow.
+        Raises: InvalidDataset, InvalidRow, OSError.
         """
         if name == data.TOY:
             raise InvalidDataset(
                 "the shapes world has no end, and no rejected sides; feed it into a run"
             )
         self._examples: list[Example] = []
+        self._images: list[tuple[ImageSource | Slot, ...]] = []
+        self._spool = ImageSpool(spool)
         self._created_at = datetime.now(UTC)
         outcomes: Counter[str] = Counter()
         for example in data.read(name, images=images):
@@ -45,7 +57,8 @@ class PairDataset(Sequence[Row]):
             outcome = _outcome(example, chosen_alone)
             outcomes[outcome] += 1
             if outcome is Outcome.pair:
-                self._examples.append(example)
+                self._images.append(tuple(map(self._kept, example.images)))
+                self._examples.append(replace(example, images=()))
         if len(outcomes) > 1:
             log.warning("examples that are no preference are left out", data=name, **outcomes)
 
@@ -59,9 +72,14 @@ class PairDataset(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        example = self._examples[index]
-        images = [load_image(source) for source in example.images]
-        return Row(self._pair(example), images, staleness=None)
+        images = [
+            load_image(self._spool.read(source) if isinstance(source, Slot) else source)
+            for source in self._images[index]
+        ]
+        return Row(self._pair(self._examples[index]), images, staleness=None)
+
+    def _kept(self, source: ImageSource) -> ImageSource | Slot:
+        return self._spool.add(source) if isinstance(source, bytes) else source
 
     def _pair(self, example: Example) -> Pair:
         rejected = example.chosen if example.rejected is None else example.rejected
