@@ -6,7 +6,6 @@ local function return_lease(run, group, lease)
   local held = redis.call('HGET', g .. ':held', lease)
   end_lease(g, lease)
   if not held then return end
-  redis.call('HDEL', g, 'seen')  -- what comes back may have gone stale
   for position in string.gmatch(held, '%d+') do
     redis.call('ZADD', g .. ':again', position, position)
     redis.call('HINCRBY', g .. ':tries', position, 1)

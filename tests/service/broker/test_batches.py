@@ -84,16 +84,28 @@ async def test_a_batch_is_waited_for(broker: Broker) -> None:
     assert await lease(broker, wait_s=0.01) is None
 
 
+async def test_a_look_before_there_can_be_enough_reads_nothing(broker: Broker) -> None:
+    await broker.runs.put("r", RunSettings(window=1000))
+    await append(broker, 40)
+    returned = await must_lease(broker, size=20)
+    await broker.batches.nack("r", returned.lease)
+    for _ in range(3):
+        assert await _commands_of_a_look(broker, 41) < 25
+    waiting = asyncio.create_task(must_lease(broker, size=41, wait_s=60))
+    await append(broker, 1)
+    assert len((await waiting).pairs) == 41
+
+
+async def _commands_of_a_look(broker: Broker, size: int) -> int:
+    """Commands of the server, for a batch that is not there."""
+    redis: Any = broker.connection.redis
+    await redis.config_resetstat()
+    assert await lease(broker, size=size) is None
+    return sum(one["calls"] for one in (await redis.info("commandstats")).values())
+
+
 async def test_a_look_that_finds_nothing_new_is_cheap(broker: Broker) -> None:
     """However much is there already, new or handed back, and however much was set aside."""
-    redis: Any = broker.connection.redis
-
-    async def looks(wanted: int) -> int:
-        """Commands of the server in one look."""
-        await redis.config_resetstat()
-        assert await lease(broker, size=wanted) is None
-        return sum(one["calls"] for one in (await redis.info("commandstats")).values())
-
     await broker.runs.put("r", RunSettings(window=1000, max_staleness=0))
     await append(broker, 30, version=0)
     await serve(broker, 1)
@@ -101,9 +113,9 @@ async def test_a_look_that_finds_nothing_new_is_cheap(broker: Broker) -> None:
     returned = await must_lease(broker, size=20)
     await broker.batches.nack("r", returned.lease)
     pairs = await append(broker, 39, version=1)
-    assert await looks(60) > 100
+    assert await _commands_of_a_look(broker, 60) > 100
     for _ in range(3):
-        assert await looks(60) < 25
+        assert await _commands_of_a_look(broker, 60) < 25
     waiting = asyncio.create_task(must_lease(broker, size=60, wait_s=60))
     [late] = await append(broker, 1, version=1)
     assert ids(await waiting) == [*ids(returned), *pairs, late]

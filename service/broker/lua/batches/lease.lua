@@ -4,7 +4,7 @@
 
 local key, g, time = run_key(run), group_key(run, group), now()
 local log = key .. ':log'
-local state = redis.call('HMGET', key, 'epoch', 'window', 'max_staleness', 'stale', 'trimmed')
+local state = redis.call('HMGET', key, 'epoch', 'window', 'max_staleness', 'stale', 'trimmed', 'pairs')
 if not state[1] then return {'no run'} end
 size = tonumber(size)
 local need = math.min(tonumber(min_size), tonumber(state[2]))
@@ -101,18 +101,12 @@ local function scan(from, missing, take)
   return from
 end
 
--- Who waits looks at every new pair. What an earlier look saw (all of `again`, and new pairs up to
--- `seen`) and was too little is not read again, unless it may have gone stale since.
+-- Who waits looks at every new pair, and reads none before there can be enough of them; unless what an
+-- earlier look has seen may have gone stale since, which makes room in the window.
 local freshness = served .. ' ' .. (state[3] or '') .. ' ' .. state[4]
-local looked = redis.call('HMGET', g, 'seen', 'freshness')
-if looked[1] and looked[2] == freshness then
-  local seen = math.max(taken, looked[1])
-  local found = redis.call('ZCARD', g .. ':again') + seen - taken -
-    redis.call('ZCOUNT', g .. ':aside', taken + 1, seen)
-  seen = scan(seen, need - found, function() found = found + 1 end)
-  redis.call('HSET', g, 'seen', seen)
-  if found > 0 and found < need then return wait() end
-end
+local there = redis.call('ZCARD', g .. ':again') + state[6] - taken -
+  redis.call('ZCOUNT', g .. ':aside', taken + 1, '+inf')
+if there < need and (not bound or redis.call('HGET', g, 'freshness') == freshness) then return wait() end
 
 for _, position in ipairs(redis.call('ZRANGE', g .. ':again', 0, -1)) do
   if #picked == size then break end
@@ -134,7 +128,7 @@ if #picked == 0 then  -- all that was there is set aside
 end
 if let_go then trim_log(run) end
 if #picked == 0 or #picked < need then
-  redis.call('HSET', g, 'seen', scanned, 'freshness', freshness)
+  redis.call('HSET', g, 'freshness', freshness)
   return wait()
 end
 
@@ -147,6 +141,5 @@ for _, pair in ipairs(picked) do
   redis.call('ZREM', g .. ':again', pair[1])
 end
 redis.call('HSET', g, 'taken', scanned)
-redis.call('HDEL', g, 'seen')
 redis.call('ZREMRANGEBYSCORE', g .. ':aside', 0, scanned)
 return deliver(picked)
