@@ -167,6 +167,7 @@ def _constants(settings: Settings) -> str:
         "MAX_ATTEMPTS": settings.max_attempts,
         "MAX_DEPTH": settings.max_queue_depth,
         "MAX_ENDED": settings.max_ended_jobs,
+        "MAX_ENDED_BYTES": settings.max_ended_bytes,
     }
     return "".join(f"local {name} = {value}\n" for name, value in constants.items())
 

@@ -71,7 +71,7 @@ async def read_stats(connection: Connection) -> Stats:
         retrying=retrying,
         dead_letters=dead,
         leases_lost=counts.pop("leases_lost", 0),
-        ended=counts,
+        ended={name: count for name, count in counts.items() if not name.endswith("_bytes")},
         runs={run: _run_stats(open_jobs, flat) for run, open_jobs, flat in runs},
         groups=[GroupStats(run, group, *map(int, counts)) for run, group, *counts in groups],
     )

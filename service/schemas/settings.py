@@ -30,6 +30,9 @@ class NamespaceSettings(Model):
     """Seconds that an ended job stays readable. Its pair, in a run's log, stays on its own."""
     max_ended_jobs: int = Field(default=100_000, ge=1)
     """Ended jobs that stay readable, at most; the oldest go first. Dead letters count apart."""
+    max_ended_bytes: int = Field(default=2**30, ge=1)
+    """Bytes of ended jobs that stay readable, with their requests and results; the oldest go first.
+    Dead letters count apart."""
     batch_lease_s: float = Field(default=60.0, gt=0)
     """Seconds without renewal after which a batch is delivered again, if its subscriber sets none.
     The client renews every third."""

@@ -47,11 +47,22 @@ local function record_error(id, problem)
   redis.call('HSET', job_key(id), 'error', problem, 'history', history)
 end
 
+-- Where a job that ends now lies in all the bytes that such jobs ever had: what lies behind it shows
+-- how much is kept. A sum that only grows, so that nothing can drift.
+local function end_byte(job, status)
+  local bytes = 512  -- of the hash, and its small fields
+  for _, field in ipairs({'request', 'result', 'metadata', 'history'}) do
+    bytes = bytes + redis.call('HSTRLEN', job, field)
+  end
+  local set = status == 'dead' and 'dead' or 'ended'
+  return redis.call('HINCRBY', NS .. ':stats', set .. '_bytes', bytes)
+end
+
 -- The one way in which a job ends: out of its lane, and out of every set that counts open jobs.
 local function end_job(id, status)
   remove_from_lane(id)
   local job, time = job_key(id), now()
-  redis.call('HSET', job, 'status', status, 'finished', time)
+  redis.call('HSET', job, 'status', status, 'finished', time, 'end_byte', end_byte(job, status))
   redis.call('ZREM', NS .. ':open', id)
   redis.call('ZREM', NS .. ':retries', id)
   redis.call('ZREM', NS .. ':deadlines', id)

@@ -88,6 +88,32 @@ async def test_ended_jobs_are_kept_up_to_a_number(settings: Settings) -> None:
         assert await find_leaks(broker) == []
 
 
+async def test_ended_jobs_are_kept_up_to_their_bytes(settings: Settings) -> None:
+    few = settings.model_copy(update={"max_ended_bytes": 30_000, "lease_s": 0.01})
+    async with Broker.connect(few) as broker:
+
+        async def kept(jobs: list[Job]) -> list[bool]:
+            await broker.connection.redis.delete(broker.connection.key("swept"))
+            await Broker(broker.connection).sweeper.sweep()
+            return [await broker.jobs.get(job.id) is not None for job in jobs]
+
+        ended: list[Job] = []
+        for size in (10, 20_000, 10, 11_000, 11_000, 11_000, 10):
+            ended.append(await enqueue(broker, prompt="x" * size))
+            await broker.claims.finish(await claim_one(broker), sample_result())
+        assert await kept(ended) == [False, False, False, True, True, True, True]
+        dead = [await kill(broker, prompt="x" * 20_000) for _ in range(4)]
+        assert await kept(dead) == [False, False, True, True]
+        assert await kept(ended[3:]) == [True] * 4, "dead letters count apart"
+        await enqueue(broker, prompt="x" * 40_000)
+        await broker.claims.finish(await claim_one(broker), sample_result())
+        assert await kept(ended) == [False] * 7
+        [last] = (await broker.jobs.page("ended", before=None, limit=9)).jobs
+        assert last.status == "succeeded", "the newest stays, however large"
+        assert (await broker.stats()).ended == {"succeeded": 8, "dead": 4}
+        assert await find_leaks(broker) == []
+
+
 async def test_ended_jobs_are_kept_for_a_time(settings: Settings) -> None:
     brief = settings.model_copy(update={"result_ttl_s": 0.001, "lease_s": 0.01})
     async with Broker.connect(brief) as broker:

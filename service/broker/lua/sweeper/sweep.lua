@@ -52,16 +52,21 @@ for _, lane in ipairs(all_lanes()) do
   end
 end
 
--- Retention: by age, and by number.
+-- Retention: by age, by number, and by bytes.
 redis.call('ZREMRANGEBYSCORE', NS .. ':ended', 0, time - RESULT_TTL_MS)
-for _, set in ipairs({'ended', 'dead'}) do
-  local excess = math.min(1000, redis.call('ZCARD', NS .. ':' .. set) - MAX_ENDED)
-  more = more or excess == 1000
-  if excess > 0 then
-    for i, id in ipairs(redis.call('ZPOPMIN', NS .. ':' .. set, excess)) do
-      if i % 2 == 1 then redis.call('UNLINK', job_key(id), job_key(id) .. ':events') end
-    end
+for _, name in ipairs({'ended', 'dead'}) do
+  local set, removed = NS .. ':' .. name, 0
+  local bytes = tonumber(redis.call('HGET', NS .. ':stats', name .. '_bytes') or 0)
+  while removed < 1000 do
+    local oldest = redis.call('ZRANGE', set, 0, 0)[1]
+    if not oldest then break end
+    local behind = bytes - (redis.call('HGET', job_key(oldest), 'end_byte') or 0)
+    if behind < MAX_ENDED_BYTES and redis.call('ZCARD', set) <= MAX_ENDED then break end
+    redis.call('ZREM', set, oldest)
+    redis.call('UNLINK', job_key(oldest), job_key(oldest) .. ':events')
+    removed = removed + 1
   end
+  more = more or removed == 1000
 end
 -- Some at a time, so that nobody waits for all; the rest at once.
 if more then redis.call('DEL', NS .. ':swept') end
