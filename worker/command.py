@@ -69,6 +69,7 @@ def work(
         )
     from service.broker import ModelConflict, UnusableServer
     from worker.engine import NotEnoughMemory
+    from worker.engine_keeper import EngineKeepsDying
     from worker.main import run_worker
     from worker.plugin.families import UnsupportedModel
 
@@ -81,5 +82,6 @@ def work(
         ModelConflict,
         NotEnoughMemory,
         UnusableServer,
+        EngineKeepsDying,
     ) as error:
         fail(str(error))

@@ -9,11 +9,9 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
-from functools import partial
-from typing import TypeVar
 
 import structlog
 
@@ -21,34 +19,28 @@ from service import model_names, tracing
 from service.annotator import AnnotatorUnavailable
 from service.broker import KINDS, UNAVAILABLE, Broker, Claim, wait_within
 from service.excerpts import excerpt
-from service.schemas import JobError, WeightVersion, WorkerInfo
+from service.schemas import JobError, WorkerInfo
 from service.settings import Settings
-from service.weight_store import BadWeights
 from worker import metrics
 from worker.annotators.registry import AnnotatorRegistry
 from worker.embedder import Embedder
 from worker.engine import Engine, EngineDied
 from worker.engine.masking_check import start_unproven
+from worker.engine_keeper import EngineKeeper, start_engine
 from worker.handlers import Handlers, JobFailed
 from worker.monitoring import serve_monitoring
 from worker.plugin.families import PROVEN
+from worker.reaching import reach
 from worker.settings import WorkerSettings
+from worker.weights.adoption import Adoption
 from worker.weights.versions import WeightVersions
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-
 ENGINE_DIED = "engine_died"
-
-WEIGHTS_POLL_S = 5.0
-"""Seconds that one question for a newer version waits for the answer."""
 
 PING_TIMEOUT_S = 2.0
 """Longest that whoever asks for the worker's health waits for Redis."""
-
-REDIS_RETRY_S = 1.0
-"""Seconds between attempts to reach a Redis that is away."""
 
 
 class Worker:
@@ -69,8 +61,16 @@ class Worker:
         self._annotators = AnnotatorRegistry(settings)
         self._handlers = Handlers(broker, engine, self.versions, embedder, self._annotators)
         self._settings = settings
-        self._newest_judged = 0
-        """Newest version that was adopted or refused."""
+        self._keeper = EngineKeeper(
+            engine, self.versions, settings.engine_stall_s, self._engine_replaced
+        )
+        self._adoption = Adoption(
+            broker,
+            self.versions,
+            self.id,
+            engine_ready=lambda: self._keeper.ready,
+            heartbeat=lambda: broker.workers.heartbeat(self._info()),
+        )
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._changed = asyncio.Event()
         self._revoked = asyncio.Event()
@@ -94,7 +94,7 @@ class Worker:
         """Why it can take no job now; None: it can."""
         if self._stopping.is_set():
             return "it was told to stop"
-        if not self._engine.alive:
+        if not self._keeper.ready:
             return "the engine is dead or stuck; another one starts"
         if not self._ready:
             return "the newest weights are not loaded yet"
@@ -108,7 +108,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`. The engine must have been started.
 
-        Raises: ModelConflict.
+        Raises: ModelConflict, EngineKeepsDying.
         """
         try:
             await self._begin()
@@ -118,24 +118,21 @@ class Worker:
             self.versions.close()
 
     async def _begin(self) -> None:
-        # Before the first job: a worker that comes late must not begin with old weights.
-        newest = await self._reach(self._broker.weights.newest)
-        if newest is not None:
-            await self._adopt(newest, time.monotonic())
+        await self._adoption.begin()
         # Before the first claim: the jobs of a namespace are for its own model.
-        await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
+        await reach(lambda: self._broker.workers.heartbeat(self._info()))
         self._ready = True
         log.info("worker ready", worker=self.id, slots=self._settings.slots)
 
     async def _work(self) -> None:
         loops = [
-            asyncio.create_task(loop, name=loop.__name__)
+            asyncio.create_task(loop, name=loop.__qualname__)
             for loop in (
                 self._claim_jobs(),
                 self._renew_leases(),
                 self._send_heartbeats(),
-                self._restart_dead_engine(),
-                self._adopt_versions(),
+                self._keeper.run(),
+                self._adoption.run(),
             )
         ]
         stopping = asyncio.create_task(self._stopping.wait())
@@ -157,14 +154,12 @@ class Worker:
     async def _claim_jobs(self) -> None:
         while True:
             free = self._settings.slots - len(self._running)
-            if not free or not self._engine.alive:
+            if not free or not self._keeper.ready:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
             asked_at = time.monotonic()
-            claims = await self._reach(
-                lambda n=free: self._broker.claims.claim(self.id, n, block_s=5.0)
-            )
+            claims = await reach(lambda n=free: self._broker.claims.claim(self.id, n, block_s=5.0))
             for claim in claims:
                 self._abandon(claim.job_id)  # an attempt of ours whose lease ran out
                 task = asyncio.create_task(self._work_on(claim))
@@ -187,67 +182,26 @@ class Worker:
         """Every third of a lease, and at once when a job may have been lost. Stops while the engine
         makes no progress, so that others get the jobs."""
         async with AsyncExitStack() as listening:
-            self._revoked = await self._reach(
+            self._revoked = await reach(
                 lambda: listening.enter_async_context(self._broker.claims.revoked())
             )
             while True:
                 await wait_within(self._revoked, self._broker.connection.settings.lease_s / 3)
-                await self._reach(lambda: self._broker.settings(fresh=True))
+                await reach(lambda: self._broker.settings(fresh=True))
                 self._renewed_at = time.monotonic()
                 if self._engine.alive and self._running:
                     claims = list(self._running.values())
-                    for job_id in await self._reach(lambda c=claims: self._broker.claims.renew(c)):
+                    for job_id in await reach(lambda c=claims: self._broker.claims.renew(c)):
                         log.info("job is no longer ours", job=job_id)
                         self._abandon(job_id)
 
     async def _send_heartbeats(self) -> None:
         while True:
-            await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
+            await reach(lambda: self._broker.workers.heartbeat(self._info()))
             await asyncio.sleep(self._broker.connection.settings.worker_ttl_s / 3)
 
-    async def _restart_dead_engine(self) -> None:
-        """Brings a dead engine back."""
-        while True:
-            await asyncio.sleep(0.5)
-            if not self._engine.alive:
-                log.error("engine is dead or stuck; starting another")
-                metrics.ENGINE_RESTARTS.inc()
-                await self._engine.restart()
-                await self.versions.reload()
-                self._changed.set()
-
-    async def _adopt_versions(self) -> None:
-        """Takes each newest version; those that came and went meanwhile are skipped."""
-        while True:
-            newest = await self._reach(
-                lambda: self._broker.weights.wait_newer(self._newest_judged, WEIGHTS_POLL_S)
-            )
-            if newest is None:
-                continue
-            heard_at = time.monotonic()
-            if not self._engine.alive:
-                await asyncio.sleep(REDIS_RETRY_S)
-                continue
-            await self.versions.wait_for_room()
-            await self._adopt(await self._reach(self._broker.weights.newest) or newest, heard_at)
-
-    async def _adopt(self, version: WeightVersion, heard_at: float) -> None:
-        """Adopts it or refuses it, and says so. Leaves it for later if the engine dies of it."""
-        try:
-            await self.versions.adopt(version)
-        except BadWeights as error:
-            log.warning("refused", version=version.version, reason=str(error))
-            metrics.VERSIONS_REFUSED.inc()
-            await self._reach(
-                partial(self._broker.weights.refuse, self.id, version.version, str(error))
-            )
-        except EngineDied:
-            return
-        else:
-            metrics.ADOPT_SECONDS.observe(time.monotonic() - heard_at)
-            metrics.WEIGHT_VERSION.set(version.version)
-        self._newest_judged = version.version
-        await self._reach(lambda: self._broker.workers.heartbeat(self._info()))
+    def _engine_replaced(self) -> None:
+        self._changed.set()
 
     def _info(self) -> WorkerInfo:
         return WorkerInfo(
@@ -256,7 +210,7 @@ class Worker:
             weight_version=self.versions.current,
             slots=self._settings.slots,
             running=self.running,
-            engine_ready=self._engine.alive,
+            engine_ready=self._keeper.ready,
             heartbeat_at=datetime.now(UTC),
             kinds=list(KINDS),
             input_digest=self._engine.inputs.digest,
@@ -288,8 +242,8 @@ class Worker:
                 metrics.LEASES_LOST.inc()
 
     async def _run_and_settle(self, claim: Claim) -> None:
-        if not self._engine.alive:  # it died since this was claimed, and not of this
-            await self._reach(lambda: self._broker.claims.release(claim))
+        if not self._keeper.ready:  # it died since this was claimed, and not of this
+            await reach(lambda: self._broker.claims.release(claim))
             return
         try:
             with tracing.span("run"):
@@ -297,42 +251,37 @@ class Worker:
         except JobFailed as failure:
             error = failure.error
             log.warning("job failed", code=error.code, reason=error.message)
-            await self._reach(lambda: self._broker.claims.fail(claim, error))
+            await reach(lambda: self._broker.claims.fail(claim, error))
         except EngineDied as died:
+            if self._keeper.blames_engine:
+                await reach(lambda: self._broker.claims.release(claim))
+                return
             again = any(error.code == ENGINE_DIED for error in claim.history)
             error = JobError(code=ENGINE_DIED, message=str(died))
             log.warning("attempt failed", code=error.code, reason=error.message)
-            await self._reach(lambda: self._broker.claims.retry(claim, error, give_up=again))
+            await reach(lambda: self._broker.claims.retry(claim, error, give_up=again))
         except AnnotatorUnavailable as away:
             error = JobError(code="annotator_unavailable", message=str(away))
             log.warning("attempt failed", code=error.code, reason=error.message)
-            await self._reach(lambda: self._broker.claims.retry(claim, error))
+            await reach(lambda: self._broker.claims.retry(claim, error))
         except UNAVAILABLE as away:
             error = JobError(code="redis_unavailable", message=str(away))
             log.warning("attempt failed", code=error.code, reason=error.message)
-            await self._reach(lambda: self._broker.claims.retry(claim, error))
+            await reach(lambda: self._broker.claims.retry(claim, error))
         except Exception as unexpected:
             log.exception("job broke")
             reason = excerpt(f"{type(unexpected).__name__}: {unexpected}")
             error = JobError(code="internal", message=reason)
-            await self._reach(lambda: self._broker.claims.retry(claim, error))
+            await reach(lambda: self._broker.claims.retry(claim, error))
         else:
+            self._keeper.job_done()
             with tracing.span("finish"):
-                done = await self._reach(lambda: self._broker.claims.finish(claim, result))
+                done = await reach(lambda: self._broker.claims.finish(claim, result))
             if done:
                 log.info("job done")
             else:
                 log.info("job was superseded; its result is thrown away")
                 metrics.LEASES_LOST.inc()
-
-    async def _reach(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The call's answer, however long Redis is away."""
-        while True:
-            try:
-                return await call()
-            except UNAVAILABLE as error:
-                log.warning("redis is away; trying again", reason=str(error))
-                await asyncio.sleep(REDIS_RETRY_S)
 
     # --- the end ---
 
@@ -354,7 +303,7 @@ async def run_worker(
 ) -> None:
     """A worker from start to end, which the first of the given signals brings about.
 
-    Raises: ModelConflict; UnusableServer; what `Engine.start` raises.
+    Raises: ModelConflict, UnusableServer, EngineKeepsDying; what `Engine.start` raises.
     """
     loop = asyncio.get_running_loop()
     worker: Worker | None = None
@@ -391,7 +340,7 @@ async def _start(broker: Broker, engine: Engine, settings: WorkerSettings) -> Em
         log.warning("redis is away", reason=str(error))
     embedder = await asyncio.to_thread(Embedder, settings.embedder)
     if engine.architecture in PROVEN:
-        await engine.start()
+        await start_engine(engine, settings.engine_stall_s)
     else:
         await start_unproven(engine)
     return embedder

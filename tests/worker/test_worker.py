@@ -368,11 +368,15 @@ async def test_a_pair_is_made_again_on_the_weights_that_wrote_it(
                 assert job.result is not None, job.error
                 assert job.result.pairs[0].rejected_version == result.pairs[0].rejected_version
                 assert replay.differences(result.pairs[0], result.trace, job.result) == []
+            adapter = make_adapter(engine.model, tmp_path / "13", seed=13)
+            await broker.weights.announce(store.publish(adapter, 13, "lora"))
+            while worker.versions.current != 13:
+                await asyncio.sleep(0.01)
             store.keep_newest(1)
             gone = await made_again(made[1].pairs[0], made[1].trace)
             assert gone.status is JobStatus.failed
             assert gone.error.code == "version_gone"
             assert "version 11 is no longer stored" in gone.error.message
             assert (await ended(broker, await submit(broker, bdhs()))).status == "succeeded"
-    for version in (11, 12):
+    for version in (11, 12, 13):
         await engine.remove_lora(version)

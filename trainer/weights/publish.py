@@ -62,7 +62,7 @@ class Publisher:
         self._log_refusals(state)
         newest = state.newest.version if state.newest else 0
         # The service may have lost its newest announcements; a version's number is never reused.
-        version = max(newest, self.version) + 1
+        version = max(newest, self.version, *state.withdrawn) + 1
         published = self._store.publish(
             folder,
             version,

@@ -28,6 +28,7 @@ from service import model_names, tracing
 from service.checkpoints.input_processor import load_config, load_input_processor
 from worker.bdhs.corruption import ImageCorruption
 from worker.engine.cpu_memory import take_memory
+from worker.engine.death import how_it_died
 from worker.engine.decoded_image import DecodedImage
 from worker.engine.early_stop import StopCheck, add_stop_check, never_stop
 from worker.engine.errors import (
@@ -214,13 +215,24 @@ class Engine:
         idle = time.monotonic() - self._last_output
         return self._in_flight == 0 or idle < self._settings.engine_stall_s
 
+    def how_it_died(self) -> str:
+        """What is known of the end of an engine that is not alive, in words."""
+        return "it is not running" if self._llm is None else how_it_died(self._llm)
+
     async def add_lora(self, lora: LoRARequest) -> None:
         """Loads an adapter. Raises: EngineDied; or whatever vLLM has against it, and lives."""
+        llm = self._running()
+        limit = self._settings.load_timeout_s
         try:
-            llm = self._running()
-            await self._answer(llm, llm.add_lora(lora))
+            async with asyncio.timeout(limit):
+                await self._answer(llm, llm.add_lora(lora))
         except EngineDeadError as error:
             raise EngineDied("the engine died while it loaded an adapter") from error
+        except TimeoutError as error:
+            self._half_loaded |= self._llm is llm
+            raise EngineDied(
+                f"the engine took longer than {limit:g} s (load_timeout_s) to load an adapter"
+            ) from error
 
     async def remove_lora(self, version: int) -> None:
         """Frees an adapter's slot. An engine that has died holds none."""

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import structlog
 import torch
-from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
@@ -24,6 +23,7 @@ from worker.bdhs.noise import MAX_STEPS
 from worker.engine.decoded_image import DecodedImage
 from worker.engine.engine import Engine
 from worker.engine.errors import NotEnoughMemory
+from worker.engine.trial import trial_picture
 from worker.model_shapes import ModelShapes
 from worker.plugin.families import UnsupportedModel
 from worker.weights import adapters
@@ -103,7 +103,7 @@ async def check_masking(engine: Engine) -> list[Checked]:
 class _Trial:
     def __init__(self, engine: Engine):
         self._engine = engine
-        self._image = DecodedImage("prefstream:masking-check", _picture())
+        self._image = DecodedImage("prefstream:masking-check", trial_picture())
         self._tolerance = TOLERANCE[engine.dtype]
         self._whole = _Answer([], [])
         self.checks: dict[str, Callable[[], Awaitable[str | None]]] = {
@@ -174,15 +174,6 @@ class _Trial:
         places = zip(written.token_ids, written.logprobs or (), strict=True)
         logprobs = [place[token].logprob for token, place in places if place is not None]
         return _Answer(list(written.token_ids), logprobs)
-
-
-def _picture() -> Image.Image:
-    """Something to see: shapes on a gradient, neither square nor small."""
-    picture = Image.linear_gradient("L").resize((320, 240)).convert("RGB")
-    draw = ImageDraw.Draw(picture)
-    draw.ellipse((30, 40, 130, 140), fill=(200, 30, 30))
-    draw.rectangle((180, 90, 290, 210), fill=(30, 60, 200))
-    return picture
 
 
 def _save_adapter(folder: Path, shapes: ModelShapes, rank: int = 8) -> None:

@@ -7,6 +7,10 @@ be applied is refused for good, and the old version serves on.
 Of adapters the engine holds several, and a job keeps the one that it began with. Of full weights
 it holds one, which changes under the jobs; what they write says which version wrote it. A worker
 takes one of the two kinds in its life: adapters are made for the model that it was started with.
+
+An adapter that a request names must be in the engine: a missing one ends vLLM's process. So what
+the engine holds changes under one lock, a job counts as a user before that is released, and what
+has users is not dropped. Each fetch has a folder of its own, which belongs to nobody else.
 """
 
 import asyncio
@@ -15,7 +19,9 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import structlog
 from vllm.lora.request import LoRARequest
@@ -48,10 +54,19 @@ class WeightVersions:
         self._engine = engine
         self._fetch_timeout_s = fetch_timeout_s
         self._folder = Path(tempfile.mkdtemp(prefix="prefstream-weights-"))
+        self._fetches = count()
+        self._held: dict[int, Path] = {}
+        """Versions that the engine holds, with their folders."""
+        self._changing = asyncio.Lock()
+        """What the engine holds."""
+        self._one_by_one: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        """By version: it is fetched for one at a time."""
         self._in_use: Counter[int] = Counter()
+        """Versions that jobs are done on."""
         self._freed = asyncio.Event()
-        self._loading = asyncio.Lock()
         self._deaths: Counter[int] = Counter()
+
+    # --- for jobs ---
 
     @contextmanager
     def use_current(self) -> Generator[LoRARequest | None]:
@@ -60,7 +75,8 @@ class WeightVersions:
         if lora is None:
             yield None
             return
-        with self._using(lora.lora_int_id):
+        self._in_use[lora.lora_int_id] += 1
+        with self._freeing(lora.lora_int_id):
             yield lora
 
     @asynccontextmanager
@@ -80,37 +96,45 @@ class WeightVersions:
             with self.use_current() as lora:
                 yield lora
             return
+        if number == 0 and self.kind != "full":
+            yield None
+            return
+        await self._begin_use(number, version)
+        with self._freeing(number):
+            yield self.lora_request(number)
+
+    async def _begin_use(self, number: int, version: WeightVersion | None) -> None:
+        """Counts as a user of the version once the engine holds it."""
+        async with self._one_by_one.setdefault(number, asyncio.Lock()):
+            async with self._changing:  # behind an adoption that waits for room
+                self._check_is_adapter(number)
+                if number in self._held:
+                    self._in_use[number] += 1
+                    return
+            if version is None or version.kind != "lora":
+                raise VersionGone(f"weights version {number} is not known here (any more)")
+            try:
+                folder = await self._fetch(version)
+                async with self._changing, self._removed_unless_held(folder):
+                    self._check_is_adapter(number)
+                    await self._make_room()
+                    await self._load(version, folder)
+                    self._held[number] = folder
+                    self._in_use[number] += 1
+            except BadWeights as error:
+                raise VersionGone(
+                    f"weights version {number} is no longer stored: {error}"
+                ) from error
+
+    def _check_is_adapter(self, number: int) -> None:
         if self.kind == "full":
             raise VersionGone(
                 f"weights version {number} is no longer loaded: this worker serves full weights, "
                 f"of which an engine holds one version, now {self.current}"
             )
-        if number == 0:
-            yield None
-            return
-        if number not in self._in_use:
-            await self.wait_for_room()
-        with self._using(number):
-            async with self._loading:
-                await self._ensure_loaded(number, version)
-            yield LoRARequest(f"v{number}", number, str(self._folder / str(number)))
-
-    async def _ensure_loaded(self, number: int, version: WeightVersion | None) -> None:
-        folder = self._folder / str(number)
-        if folder.exists():  # another job of the version has loaded it
-            return
-        if version is None or version.kind != "lora":
-            raise VersionGone(f"weights version {number} is not known here (any more)")
-        try:
-            await self._fetch(version, folder)
-            await self._load(version, folder)
-        except BadWeights as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise VersionGone(f"weights version {number} is no longer stored: {error}") from error
 
     @contextmanager
-    def _using(self, version: int) -> Generator[None]:
-        self._in_use[version] += 1
+    def _freeing(self, version: int) -> Generator[None]:
         try:
             yield
         finally:
@@ -120,22 +144,20 @@ class WeightVersions:
                 self._freed.set()
 
     def lora_request(self, version: int) -> LoRARequest | None:
-        """How a request names a version to the engine."""
+        """How a request names a version that the engine holds. None: no adapter."""
         if version == 0 or self.kind == "full":
             return None
-        return LoRARequest(f"v{version}", version, str(self._folder / str(version)))
+        return LoRARequest(f"v{version}", version, str(self._held[version]))
+
+    # --- for the worker ---
 
     async def wait_for_room(self) -> None:
         """Waits until one more version fits beside those in use."""
-        while self.kind != "full":
-            await self._drop_unused()
-            if len(self._needed()) < self._engine.max_loras:
-                return
-            self._freed.clear()
-            await self._freed.wait()
+        async with self._changing:
+            await self._make_room()
 
     async def adopt(self, version: WeightVersion) -> None:
-        """Give a version to all new jobs. Call `wait_for_room` first.
+        """Give a version to all new jobs, once it fits beside those in use.
 
         Raises:
             BadWeights: it cannot be applied whole; the reason. The old version serves on.
@@ -149,34 +171,73 @@ class WeightVersions:
                 f"{version.kind} weights on top of them; start it anew, with the model that they "
                 "are for"
             )
-        folder = self._folder / str(version.version)
-        try:
-            await self._fetch(version, folder)
-            await self._load(version, folder)
-        except BadWeights:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        previous, self.current, self.kind = self.current, version.version, version.kind
-        log.info("adopted", version=self.current, kind=self.kind, instead_of=previous)
-        await self._drop_unused()
-
-    async def _fetch(self, version: WeightVersion, folder: Path) -> None:
-        """Brings a version to `folder`, checked. Raises: BadWeights."""
-        if not await asyncio.to_thread(folder.exists):
-            await fetch_within(self._fetch_timeout_s, version, folder)
-        await asyncio.to_thread(self._check, version.kind, folder)
-
-    def _check(self, kind: WeightsKind, folder: Path) -> None:
-        shapes = self._engine.shapes
-        try:
-            if kind == "lora":
-                check_adapter(folder, shapes, self._engine.max_lora_rank)
+        number = version.version
+        async with self._one_by_one.setdefault(number, asyncio.Lock()):
+            if number not in self._held:  # by a job that named it
+                folder = await self._fetch(version)
+                async with self._changing, self._removed_unless_held(folder):
+                    if version.kind == "full":
+                        await self._wait_for_adapters()
+                    await self._make_room()
+                    await self._load(version, folder)
+                    self._held[number] = folder
+                    self._make_current(number, version.kind)
             else:
-                check_checkpoint(folder, shapes)
-        except BadWeights:
-            raise
-        except Exception as error:  # files can be wrong in more ways than anybody thinks of
-            raise BadWeights(f"it cannot be judged: {type(error).__name__}: {error}") from error
+                self._make_current(number, version.kind)
+        async with self._changing:
+            await self._drop_unused()
+
+    async def adopt_base(self) -> None:
+        """Give new jobs the model itself. Raises: as `adopt`."""
+        async with self._changing:
+            if self.kind == "full":
+                try:
+                    await self._engine.load_weights(Path(self._engine.model), 0)
+                except LoadFailed as error:
+                    raise BadWeights(f"the engine could not load its model: {error}") from error
+            self._make_current(0, self.kind)
+            await self._drop_unused()
+
+    def _make_current(self, number: int, kind: WeightsKind | None) -> None:
+        previous, self.current, self.kind = self.current, number, kind
+        log.info("adopted", version=number, kind=kind, instead_of=previous)
+
+    async def reload(self) -> None:
+        """Give its adapters to an engine that was started anew. Full weights it brings back by
+        itself.
+
+        Raises: EngineDied, BadWeights.
+        """
+        async with self._changing:
+            if self.kind == "full":
+                return
+            await self._drop_unused()
+            for number, folder in self._held.items():
+                await self._add(LoRARequest(f"v{number}", number, str(folder)))
+
+    # --- what the engine holds; under `_changing` ---
+
+    async def _make_room(self) -> None:
+        while self.kind != "full":
+            self._freed.clear()
+            await self._drop_unused()
+            if len(self._held) < self._engine.max_loras:
+                return
+            await self._freed.wait()
+
+    async def _wait_for_adapters(self) -> None:
+        """Full weights take all adapters out of the engine."""
+        while self.kind != "full" and self._in_use:
+            self._freed.clear()
+            await self._freed.wait()
+
+    async def _drop_unused(self) -> None:
+        """Frees the slots and the disk of versions that no job uses any more."""
+        for number in self._held.keys() - {*self._in_use, self.current}:
+            folder = self._held.pop(number)  # from now on nobody can begin to use it
+            if self.kind != "full":
+                await self._engine.remove_lora(number)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _load(self, version: WeightVersion, folder: Path) -> None:
         if not self._engine.alive:
@@ -204,24 +265,38 @@ class WeightVersions:
         except Exception as error:  # vLLM raises what it likes, and lives
             raise BadWeights(f"the engine refused it: {error}") from error
 
-    async def reload(self) -> None:
-        """Give the current adapter to an engine that was started anew. Full weights it brings back
-        by itself."""
-        lora = self.lora_request(self.current)
-        if lora is not None:
-            await self._add(lora)
-
-    def _needed(self) -> set[int]:
-        """Versions that are needed: adapters among them have a slot in the engine."""
-        return {*self._in_use, self.current} - {0}
-
-    async def _drop_unused(self) -> None:
-        """Frees the slots and the disk of versions that no job uses any more."""
-        for folder in self._folder.iterdir():
-            if folder.name.isdigit() and int(folder.name) not in self._needed():
-                if self.kind == "lora":
-                    await self._engine.remove_lora(int(folder.name))
+    @asynccontextmanager
+    async def _removed_unless_held(self, folder: Path) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            if folder not in self._held.values():
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    # --- files ---
+
+    async def _fetch(self, version: WeightVersion) -> Path:
+        """Brings a version to a folder of its own, checked. Raises: BadWeights."""
+        folder = self._folder / f"{version.version}-{next(self._fetches)}"
+        try:
+            await fetch_within(self._fetch_timeout_s, version, folder)
+            await asyncio.to_thread(self._check, version.kind, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    def _check(self, kind: WeightsKind, folder: Path) -> None:
+        shapes = self._engine.shapes
+        try:
+            if kind == "lora":
+                check_adapter(folder, shapes, self._engine.max_lora_rank)
+            else:
+                check_checkpoint(folder, shapes)
+        except BadWeights:
+            raise
+        except Exception as error:  # files can be wrong in more ways than anybody thinks of
+            raise BadWeights(f"it cannot be judged: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -69,6 +69,17 @@ def test_versions_only_grow_and_the_store_keeps_the_last(
     assert publisher(client, tmp_path / "store", version=9).publish(adapter, 5).version == 10
 
 
+def test_a_new_line_does_not_use_the_number_of_a_withdrawn_version(
+    client: Client, adapter: Path, tmp_path: Path
+):
+    first = publisher(client, tmp_path / "store")
+    for step in (1, 2, 3):
+        first.publish(adapter, step)
+    client.withdraw(3)
+    client.withdraw(2)
+    assert publisher(client, tmp_path / "store").publish(adapter, 1).version == 4
+
+
 def test_full_weights_go_into_a_store_on_the_same_disk_as_they_are(
     client: Client, adapter: Path, tmp_path: Path
 ):
