@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.example import InvalidDataset
-from trainer.data.images import find_image
+from trainer.data.images import find_image, images_of_column
 from trainer.data.rows import rows
 from trainer.evaluation.ask import Question
 
@@ -48,8 +48,11 @@ def read(file: Path, images: Sequence[Path], *, suffix: str = "") -> list[Probe]
             label = str(row.columns["label"]).strip().lower()
             if label not in ("yes", "no"):
                 raise ValueError(f"its label is {label!r}, not yes or no")
-            image = find_image(row.columns["image"], [*images, row.folder])
-            question = Question(row.columns["text"] + suffix, image, row.place)
+            text, shown = row.columns["text"], images_of_column(row.columns["image"])
+            if not isinstance(text, str) or len(shown) != 1:
+                raise ValueError("it is not a text about one image")
+            image = find_image(shown[0], [*images, row.folder])
+            question = Question(text + suffix, image, row.place)
         except KeyError as error:
             raise InvalidDataset(f"{row.place} has no field {error}.") from error
         except ValueError as error:

@@ -36,6 +36,10 @@ def test_a_file_is_lines_of_json_whatever_its_name(tmp_path: Path) -> None:
         (row(1, "maybe"), r"a\.jsonl, row 2: its label is 'maybe', not yes or no"),
         (row(1, image="gone.jpg"), "row 2: there is no image gone.jpg"),
         ({"text": "?", "label": "yes"}, "row 2 has no field 'image'"),
+        (row(1, text=None), "row 2: it is not a text about one image"),
+        (row(1, image=[]), "row 2: it is not a text about one image"),
+        (row(1, image=7), "row 2: an image is int"),
+        (row(1, image="x" * 5000), r"there is no image x+… \(5000 characters\)"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, bad: dict[str, object], reason: str) -> None:
