@@ -1,11 +1,13 @@
 """The client for code that does not await."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
-from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from service.client.asynchronous import AsyncClient
 from service.client.leases import LeasedBatch
@@ -16,16 +18,6 @@ T = TypeVar("T")
 END = object()
 
 
-def _result_of(portal: BlockingPortal, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What the call returns. Who is interrupted meanwhile (Ctrl-C) leaves nothing running."""
-    future = portal.start_task_soon(call)
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
-
-
 def _blocking(
     method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate["Client", P], T]:
@@ -33,7 +25,7 @@ def _blocking(
 
     @wraps(method)
     def call(self: "Client", *args: P.args, **kwargs: P.kwargs) -> T:
-        return _result_of(self.portal, lambda: method(self.awaited, *args, **kwargs))
+        return self._result_of(lambda: method(self.awaited, *args, **kwargs))
 
     return call
 
@@ -51,7 +43,7 @@ def _iterating(
             return await anext(items, END)
 
         try:
-            while (item := _result_of(self.portal, following)) is not END:
+            while (item := self._result_of(following)) is not END:
                 yield item  # pyright: ignore[reportReturnType]
         finally:
             self.portal.call(items.aclose)
@@ -81,6 +73,7 @@ class Client:
                 )
 
             self.awaited = self.portal.call(build)
+            self._calls: set[asyncio.Task[Any]] = set()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -90,9 +83,38 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """As of `AsyncClient`; then its thread ends."""
+        """As of `AsyncClient`; then its thread ends. Calls that are under way in other threads
+        raise RuntimeError."""
+
+        async def close() -> None:
+            calls = self._calls.copy()
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            await self.awaited.close()
+
         with self._stack:
-            self.portal.call(self.awaited.close)
+            self.portal.call(close)
+
+    def _result_of(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What the call returns. Who is interrupted meanwhile (Ctrl-C) leaves nothing running."""
+
+        async def run() -> T:
+            task = cast(asyncio.Task[Any], asyncio.current_task())
+            self._calls.add(task)
+            try:
+                return await call()
+            finally:
+                self._calls.discard(task)
+
+        future = self.portal.start_task_soon(run)
+        try:
+            return future.result()
+        except CancelledError:
+            raise RuntimeError("The client was closed while this call was under way.") from None
+        except BaseException:
+            future.cancel()
+            raise
 
     sample = _blocking(AsyncClient.sample)
     bdhs = _blocking(AsyncClient.bdhs)
@@ -134,13 +156,12 @@ class Client:
         wait_s: float = 0,
     ) -> LeasedBatch | None:
         """As of `AsyncClient`."""
-        leased = _result_of(
-            self.portal,
+        leased = self._result_of(
             lambda: self.awaited.lease(
                 run, group=group, size=size, min_size=min_size, lease_s=lease_s, wait_s=wait_s
             ),
         )
-        return None if leased is None else LeasedBatch(leased, partial(_result_of, self.portal))
+        return None if leased is None else LeasedBatch(leased, self._result_of)
 
     def batches(
         self,

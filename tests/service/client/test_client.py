@@ -26,7 +26,15 @@ from service.schemas import (
     TextPart,
 )
 from tests.servers import Server
-from tests.service.samples import append, bdhs_result, claim_one, png, sample_result, weight_version
+from tests.service.samples import (
+    append,
+    bdhs_result,
+    claim_one,
+    enqueue,
+    png,
+    sample_result,
+    weight_version,
+)
 from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -241,6 +249,36 @@ async def test_the_client_that_does_not_await(
     claim = await claim_one(worker)
     await worker.claims.finish(claim, bdhs_result(claim))
     assert await using == claim.job_id
+
+
+@pytest.mark.parametrize("transport", ["http", "redis"])
+async def test_closing_ends_calls_of_other_threads(
+    transport: str, url: str, server: Server, worker: Broker
+) -> None:
+    await append(worker, 1)
+    job = await enqueue(worker)
+    client = Client(url if transport == "http" else server.url)
+    calls = [
+        asyncio.create_task(asyncio.to_thread(call))
+        for call in (
+            lambda: client.wait(job.id),
+            lambda: client.lease("r", size=9, wait_s=1e9),
+            lambda: list(client.batches("r", group="other", size=9)),
+        )
+    ]
+
+    async def all_wait() -> bool:
+        run = await worker.runs.get("r")
+        return run is not None and len(run.groups) == 2
+
+    await until(all_wait)
+    await asyncio.to_thread(client.close)
+    for call in calls:  # long before they would have ended
+        with pytest.raises(RuntimeError, match="was closed"):
+            await call
+    run = await worker.runs.get("r")
+    assert run
+    assert sum(group.leased for group in run.groups) == 0
 
 
 async def test_an_address_of_another_kind_is_refused() -> None:
