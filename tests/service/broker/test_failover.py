@@ -13,7 +13,7 @@ from redis import Redis
 from service.broker import UNAVAILABLE, Broker, Claim, UnusableServer
 from service.client import AsyncClient, ServerError
 from service.settings import Settings
-from tests.servers import Server, flavours
+from tests.servers import Server, flavours, free_port
 from tests.service.http import served
 from tests.service.samples import bdhs_result, enqueue, enqueue_bdhs, png, sample_request
 from tests.waiting import until
@@ -148,7 +148,8 @@ async def test_work_goes_on_at_the_server_that_took_its_place(
 
 
 async def test_a_cluster_is_refused(tmp_path: Path) -> None:
-    server = Server("valkey", tmp_path, "everysec", "--cluster-enabled", "yes")
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    server = Server("valkey", tmp_path, "everysec", *options)
     server.start()
     try:
         with Redis(port=server.port) as admin:
