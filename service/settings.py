@@ -8,13 +8,16 @@ what a new namespace begins with; from then on they stand beside its data, and a
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.addresses import check_redis_url
 from service.schemas import TOLERANT, NamespaceSettings
 
 NAMESPACE = r"^[a-z0-9_-]{1,32}$"
 
 
 class Settings(BaseSettings, NamespaceSettings):  # pyright: ignore[reportIncompatibleVariableOverride]
-    model_config = SettingsConfigDict(env_prefix="PREFSTREAM_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PREFSTREAM_", extra="ignore", hide_input_in_errors=True
+    )
 
     redis_url: SecretStr | None = None
     """Redis or Valkey, such as `redis://127.0.0.1:6379/0`. Needed by `serve` and `work`. A secret,
@@ -34,10 +37,9 @@ class Settings(BaseSettings, NamespaceSettings):  # pyright: ignore[reportIncomp
 
     @field_validator("redis_url", mode="after")
     @classmethod
-    def _known_scheme(cls, url: SecretStr | None) -> SecretStr | None:
-        known = ("redis://", "rediss://", "unix://")
-        if url is not None and not url.get_secret_value().startswith(known):
-            raise ValueError(f"must start with one of {', '.join(known)}")
+    def _usable(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            check_redis_url(url.get_secret_value())
         return url
 
     def of_namespace(self, *, given_only: bool = False) -> NamespaceSettings:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Self
 from weakref import WeakSet
 
+from service.addresses import REDIS_SCHEMES, without_password
 from service.client.errors import PrefstreamError, TooManyRequests
 from service.client.http import HttpTransport
 from service.client.leases import AsyncLeasedBatch, LeaseRenewer
@@ -53,14 +54,16 @@ class AsyncClient:
         """`url`: http(s)://… of the service, or redis(s)://… of its server (with `namespace`, if it
         is not the default one). `retry_for_s`: how long a call is repeated while the service is
         busy or away, before it raises."""
-        if url.startswith(("redis://", "rediss://", "unix://")):
+        if url.startswith(REDIS_SCHEMES):
             from service.client.direct import RedisTransport
 
             self._transport: Transport = RedisTransport(url, namespace, retry_for_s)
         elif url.startswith(("http://", "https://")):
             self._transport = HttpTransport(url, api_key, retry_for_s)
         else:
-            raise ValueError(f"{url!r} starts with none of http://, https://, redis://, rediss://")
+            raise ValueError(
+                f"{without_password(url)!r} starts with none of http://, https://, redis://, rediss://"
+            )
         self._renewer = LeaseRenewer(self._transport)
         self._maps: WeakSet[AsyncGenerator[tuple[int, Job]]] = WeakSet()
         self._unfinished_maps: set[asyncio.Event] = set()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from service import problems
+from service.addresses import check_redis_url
 from service.broker import UNAVAILABLE, Broker, BrokerError
 from service.client.errors import error_of, unreachable
 from service.client.retrying import retry
@@ -39,6 +40,7 @@ class RedisTransport:
     """The same calls without the HTTP face between, on the same jobs and leases."""
 
     def __init__(self, url: str, namespace: str | None, retry_for_s: float) -> None:
+        check_redis_url(url)
         settings = Settings.model_validate(
             {"redis_url": url} | ({"namespace": namespace} if namespace else {})
         )

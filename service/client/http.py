@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from service.addresses import without_password
 from service.client.errors import PrefstreamError, error_of, unreachable
 from service.client.retrying import parse_retry_after, retry
 from service.loopback import direct_transport
@@ -45,7 +46,7 @@ HTTP_TIMEOUT_S = 30.0
 class HttpTransport:
     def __init__(self, url: str, api_key: str | None, retry_for_s: float) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._url = url
+        self._url = without_password(url)
         # No bound on connections: every call that waits for its job holds one.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = httpx.AsyncClient(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from service.addresses import without_password
 from service.client import Client, PrefstreamError, ServiceUnreachable
 from service.settings import NAMESPACE, MissingRedis, Settings
 
@@ -91,17 +92,22 @@ def check_namespace(url: str, namespace: str | None) -> None:
     """Ends the command where --namespace would have no effect."""
     if namespace is not None and url.startswith(("http://", "https://")):
         fail(
-            f"--namespace {namespace} is for a Redis (--url redis://…). The service at {url} has "
-            "the namespace that it was started with: leave --namespace out."
+            f"--namespace {namespace} is for a Redis (--url redis://…). The service at "
+            f"{without_password(url)} has the namespace that it was started with: leave "
+            "--namespace out."
         )
 
 
 def client_error(url: str, error: PrefstreamError | ValueError) -> str:
     """What the use of a client came to, for who runs a command."""
-    if isinstance(error, PrefstreamError) and not isinstance(error, ServiceUnreachable):
+    if isinstance(error, ServiceUnreachable):
+        return (
+            f"Cannot reach {without_password(url)}: {error.problem.detail} Name the service with "
+            "--url or PREFSTREAM_URL."
+        )
+    if isinstance(error, PrefstreamError):
         return str(error)
-    reason = error.problem.detail if isinstance(error, ServiceUnreachable) else error
-    return f"Cannot reach {url}: {reason} Name the service with --url or PREFSTREAM_URL."
+    return f"{without_password(url)}: {error}"
 
 
 def progress_bars(console: Console) -> Progress:
