@@ -20,21 +20,26 @@ LANGUAGE = "en"
 """sentencex's rules for English know its abbreviations and initials. Full stops of other scripts
 end sentences by themselves."""
 
-CLOSING = r"[\p{Pe}\p{Pf}\p{Pi}\"'*_~`]"
+CLOSING = r"[\p{Pe}\p{Pf}\"'*_~`]"
 """Quotes, brackets and Markdown that belong to the sentence that ends before them."""
 
 WIDE = "。！？｡．"
 """Full stops behind which no space is written."""
 
-CANDIDATE = regex.compile(
-    rf"(?P<wide>[{WIDE}][{WIDE}…]*+{CLOSING}*+)(?=[^\s,;:，、；：])|(?P<space>\s++)(?=\S)"
-)
-"""Before the next character that is seen, a sentence may have ended."""
+COMMAS = ",;:，、；："
+"""Before these, a quote ended and not the sentence."""
 
-STOP = regex.compile(rf"(?P<stop>[\p{{STerm}}…]){CLOSING}{{0,8}}$")
-"""The end of what stands before white space."""
+SPACE = r"\s\x1c-\x1f"
+"""As `str.isspace` has it."""
 
-LINE_BREAK = regex.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
+LINES = r"[\n\r\v\f\x85\u2028\u2029]"
+LINE_BREAK = regex.compile(rf"\r\n|{LINES}")
+
+CANDIDATE = regex.compile(rf"(?P<stops>[\p{{STerm}}…]++){CLOSING}*+|{LINES}")
+"""Where a sentence may end, before white space or the next character. This is looked for after
+every token, so spaces between words are none."""
+
+BLANKS = regex.compile(rf"[{SPACE}]*+")
 
 ITEM = regex.compile(r"[-*+•‣◦–—>|]\s|\(?\d{1,3}[.)]\s|\(?[A-Za-z][.)]\s|#{1,6}\s")
 """What makes a line an item of a list, a heading, a row."""
@@ -91,19 +96,30 @@ def sentence_end(prefix: str, continuation: str) -> int | None:
 
 def _ended(text: str) -> Iterator[tuple[int, int, int]]:
     """Start and end of each sentence that has ended, and where the next one starts."""
-    start = len(text) - len(text.lstrip())
+    start = following = len(text) - len(text.lstrip())
     for match in CANDIDATE.finditer(text, start):
-        end = match.end() if match["wide"] else match.start()
-        ends = True if match["wide"] else _ends_at(text, start, end, match.end())
-        if ends is None:
+        if match.start() < following:
+            continue  # of white space that was looked at
+        end, stops = match.end(), match["stops"] or ""
+        if not stops:
+            end = len(text[start : match.start()].rstrip()) + start
+        following = BLANKS.match(text, match.end()).end()
+        if following == len(text):
             return  # what comes next will say
+        if following == match.end() and stops:
+            ends = stops[-1] in WIDE and text[following] not in COMMAS
+        else:
+            ends = _ends_at(text, start, end, following, stops)
+        if ends is None:
+            return
         if ends:
-            yield start, end, match.end()
-            start = match.end()
+            yield start, end, following
+            start = following
 
 
-def _ends_at(text: str, start: int, end: int, following: int) -> bool | None:
-    """Whether the sentence from `start` ends before the white space from `end` to `following`.
+def _ends_at(text: str, start: int, end: int, following: int, stops: str) -> bool | None:
+    """Whether the sentence from `start`, with these stops at its end, if any, ends before the white
+    space from `end` to `following`.
 
     None: the text ends too early to tell.
     """
@@ -114,24 +130,23 @@ def _ends_at(text: str, start: int, end: int, following: int) -> bool | None:
         item = ITEM.match(text, following, partial=True)
         if item is not None:
             return None if item.partial else True
-    before = text[max(start, end - WINDOW) : end]
-    stop = STOP.search(before)
-    if stop is None:
+    if not stops:
         return False
-    if stop["stop"] in WIDE:
+    if stops[-1] in WIDE:
         return True
     if text[following].islower():
         return False
+    before = text[max(start, end - WINDOW) : end]
     if end - start <= WINDOW and ITEM_ALONE.fullmatch(before):
         return False
-    if stop["stop"] != ".":
+    if stops != ".":
         return True
-    words = before[: stop.start()].split()[-2:]
-    if words and words[-1].casefold() in BEFORE_NUMBERS and text[following].isnumeric():
+    words = " ".join(before[: before.rindex(".")].split()[-2:]) if "." in before else ""
+    if text[following].isnumeric() and words.rpartition(" ")[2].casefold() in BEFORE_NUMBERS:
         return False
-    if UNIT.search(" ".join(words)):  # what follows is no small letter
+    if UNIT.search(words):  # what follows is no small letter
         return True
-    return _is_full_stop(" ".join(words), text[following] if text[following].isalnum() else "T")
+    return _is_full_stop(words, text[following] if text[following].isalnum() else "T")
 
 
 @lru_cache(4096)
