@@ -47,26 +47,21 @@ local function record_error(id, problem)
   redis.call('HSET', job_key(id), 'error', problem, 'history', history)
 end
 
--- Where a job that ends now lies in all the bytes that such jobs ever had: what lies behind it shows
--- how much is kept. A sum that only grows, so that nothing can drift.
-local function end_byte(job, status)
-  local bytes = 512  -- of the hash, and its small fields
-  for _, field in ipairs({'request', 'result', 'metadata', 'history'}) do
-    bytes = bytes + redis.call('HSTRLEN', job, field)
-  end
-  local set = status == 'dead' and 'dead' or 'ended'
-  return redis.call('HINCRBY', NS .. ':stats', set .. '_bytes', bytes)
-end
-
 -- The one way in which a job ends: out of its lane, and out of every set that counts open jobs.
-local function end_job(id, status)
+-- `made`: bytes of its result.
+local function end_job(id, status, made)
   remove_from_lane(id)
   local job, time = job_key(id), now()
-  redis.call('HSET', job, 'status', status, 'finished', time, 'end_byte', end_byte(job, status))
+  local kept = status == 'dead' and 'dead' or 'ended'
+  local state = redis.call('HMGET', job, 'run', 'bytes')
+  local run, bytes = state[1], (state[2] or 0) + (made or redis.call('HSTRLEN', job, 'history'))
+  -- Where it lies in all the bytes that such jobs ever had: what lies behind it shows how much is
+  -- kept. A sum that only grows, so that nothing can drift.
+  local end_byte = redis.call('HINCRBY', NS .. ':stats', kept .. '_bytes', bytes)
+  redis.call('HSET', job, 'status', status, 'finished', time, 'end_byte', end_byte)
   redis.call('ZREM', NS .. ':open', id)
   redis.call('ZREM', NS .. ':retries', id)
   redis.call('ZREM', NS .. ':deadlines', id)
-  local run = redis.call('HGET', job, 'run')
   if run then
     redis.call('ZREM', run_key(run) .. ':open', id)
     if status == 'dead' then redis.call('HINCRBY', run_key(run), 'dead', 1) end

@@ -37,10 +37,7 @@ local function end_lease(group, lease)
   redis.call('HDEL', group .. ':calls', lease)
 end
 
--- The group that the run's window follows; empty: none.
-local function gating_group(run)
-  return redis.call('HGET', run_key(run), 'gating_group') or 'trainer'  -- a run of an older release
-end
+local DEFAULT_GATING_GROUP = 'trainer'  -- of a run of an older release
 
 -- Up to where a group has acknowledged or set aside all pairs.
 local function done_up_to(run, group)
@@ -59,8 +56,9 @@ end
 -- Trims the log below what the gating group, and every other that is not idle, has acknowledged or
 -- set aside, but for what the run keeps. Without a gating group, it keeps no more than that.
 local function trim_log(run)
-  local state = redis.call('HMGET', run_key(run), 'pairs', 'keep', 'trimmed', 'group_ttl_s')
-  local gating, level = gating_group(run), tonumber(state[1])
+  local state = redis.call('HMGET', run_key(run), 'pairs', 'keep', 'trimmed', 'group_ttl_s',
+    'gating_group')
+  local gating, level = state[5] or DEFAULT_GATING_GROUP, tonumber(state[1])
   if gating ~= '' then
     local ttl_ms = state[4] == '' and math.huge or (tonumber(state[4] or '') or 86400) * 1000
     level = done_up_to(run, gating)

@@ -22,5 +22,5 @@ if run and outcome ~= '' then
 end
 redis.call('HSET', job_key(job_id), 'result', result, 'outcome', outcome)
 redis.call('HDEL', job_key(job_id), 'error')
-end_job(job_id, 'succeeded')
+end_job(job_id, 'succeeded', #result)
 return 1

@@ -25,7 +25,8 @@ touch_images(images)
 
 local time = now()
 redis.call('HSET', job_key(job_id), 'kind', kind, 'request', request, 'status', 'queued',
-  'priority', priority, 'attempt', 0, 'created', time)
+  'priority', priority, 'attempt', 0, 'created', time,
+  'bytes', 512 + #request + #metadata)  -- 512: the hash, and what is small
 if images ~= '' then redis.call('HSET', job_key(job_id), 'images', images) end
 if metadata ~= '' then redis.call('HSET', job_key(job_id), 'metadata', metadata) end
 if trace ~= '' then redis.call('HSET', job_key(job_id), 'trace', trace) end
