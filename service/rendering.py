@@ -9,8 +9,10 @@ what stands before the cut is tokenised as it is in the whole answer. Rendering 
 other tokens for many cuts.
 """
 
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from os.path import commonprefix
 from typing import Any
 
@@ -20,6 +22,9 @@ from service.schemas import ImagePart, Message, Pair, Span, assistant_turn
 class BadConversation(ValueError):
     """The conversation, or an answer to it, cannot be rendered for this checkpoint."""
 
+
+MAX_ANSWERS = 64
+"""Answers to one prompt that are kept rendered."""
 
 Offset = tuple[int, int]
 """Index of the first character, and that after the last."""
@@ -46,9 +51,8 @@ class _Rendered:
     offsets: list[Offset]
     """Characters of `text` that each token stands for."""
 
-    @property
-    def token_ends(self) -> list[int]:
-        return [end for _, end in self.offsets]
+    token_ends: list[int]
+    """Of `offsets`, the second ones; ascending."""
 
 
 class Renderer:
@@ -217,8 +221,12 @@ class Prompt:
                 text = self._opening + text[start:]
                 start = len(self._opening)
             tokens = self._renderer.tokenize(text)
-            self._answers[answer] = _Rendered(text, start - answer.index(body), *tokens)
-        return self._answers[answer]
+            ends = list(accumulate((end for _, end in tokens[1]), max))
+            self._answers[answer] = _Rendered(text, start - answer.index(body), *tokens, ends)
+            if len(self._answers) > MAX_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+        rendered = self._answers[answer] = self._answers.pop(answer)  # the last used is the last
+        return rendered
 
     def token_ends(self, answer: str) -> set[int]:
         """Character positions of `answer` at which a token ends."""
@@ -251,9 +259,10 @@ class Prompt:
         whole = self._rendered(answer)
         end = whole.start + cut
         ends = whole.token_ends
-        if end not in ends:  # it goes through a token: no slice of the whole ends there
+        count = bisect_right(ends, end)
+        if not count or ends[count - 1] != end:
+            # It goes through a token: no slice of the whole ends there.
             return self._renderer.tokenize(whole.text[:end])
-        count = max(i for i, token_end in enumerate(ends) if token_end <= end) + 1
         return whole.token_ids[:count], whole.offsets[:count]
 
     def _tokens_with(self, answer: str) -> tuple[list[int], list[Offset], int]:

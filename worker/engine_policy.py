@@ -15,7 +15,7 @@ from service.rendering import Answer
 from service.schemas import ImageTrace, SamplingRequest, WeightSpan
 from worker.bdhs.corruption import ImageCorruption
 from worker.bdhs.policy import Completion, SentenceEnd
-from worker.engine import DecodedImage, Engine, RequestRefused, weight_spans
+from worker.engine import DecodedImage, Engine, PromptTooLong, RequestRefused, weight_spans
 from worker.engine.early_stop import StopCheck, never_stop
 from worker.plugin.masking import Placeholder
 from worker.responses import look_ahead
@@ -82,6 +82,13 @@ class EnginePolicy:
         """Raises: BadConversation, RequestRefused, EngineDied."""
         placeholders = await asyncio.gather(*map(engine.placeholder, images))
         return cls(engine, request, images, placeholders, lora)
+
+    def check_fits(self, reference: str) -> None:
+        """Raises: PromptTooLong, BadConversation: no policy could be asked to go on with it."""
+        answer = self.prompt.answer(reference)
+        length = len(answer.prompt_token_ids) + len(answer.token_ids)
+        if length >= self._engine.max_model_len:
+            raise PromptTooLong(length, self._engine.max_model_len)
 
     def token_ends(self, answer: str) -> set[int]:
         return self.prompt.token_ends(answer)

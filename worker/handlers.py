@@ -223,6 +223,7 @@ class Handlers:
     ) -> BdhsResult:
         seed = _given_or_random_seed(request.seed)
         policy = await EnginePolicy.create(self._engine, request, images, lora=lora)
+        await asyncio.to_thread(policy.check_fits, request.reference)
         rejected = await generate_rejected(request, seed, policy, self._embedder.similarity)
         outcome = outcome_of_texts(request.reference, rejected.text)
         pairs: list[Pair] = []

@@ -161,6 +161,8 @@ async def test_sampling_with_and_without_an_image(
     [
         (bdhs(prompt="word " * 600), "prompt_too_long"),
         (bdhs(prompt="an <image> too many"), "bad_conversation"),
+        (bdhs(reference="It is an <image> of a cat. A dog."), "bad_conversation"),
+        (bdhs(reference="A word. " * 9_000), "prompt_too_long"),
         (lambda ref: SampleRequest(prompt="x " * 900), "prompt_too_long"),
     ],
 )

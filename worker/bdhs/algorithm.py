@@ -136,13 +136,26 @@ class _Cut:
     seed: int
 
 
-def _draw_cut(request: BdhsRequest, place: sentences.Sentence, rng: Random, policy: Policy) -> _Cut:
+def _draw_cuts(request: BdhsRequest, rng: Random, policy: Policy) -> list[_Cut]:
+    token_ends = policy.token_ends(request.reference)
+    places = sentences.split(request.reference)
+    return [_draw_cut(request, place, rng, policy, token_ends) for place in places]
+
+
+def _draw_cut(
+    request: BdhsRequest,
+    place: sentences.Sentence,
+    rng: Random,
+    policy: Policy,
+    token_ends: Collection[int],
+) -> _Cut:
+    """`token_ends`: of the reference as it is."""
     reference = request.reference
     text = reference[place.start : place.end]
     swapped = request.swap_yes_no and cuts.leading_yes_no(text) is not None and rng.random() < 0.5
     if swapped:
         text = cuts.swap_yes_no(text)
-    token_ends = policy.token_ends(reference[: place.start] + text + reference[place.end :])
+        token_ends = policy.token_ends(reference[: place.start] + text + reference[place.end :])
     points = [p for p in cuts.cut_points(text) if p == 0 or place.start + p in token_ends]
     return _Cut(place, text, swapped, at=rng.choice(points), seed=rng.getrandbits(62))
 
@@ -152,12 +165,12 @@ async def _complete_sentences(
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
     """Every sentence from its own cut, each after the *true* sentences before it, all at once."""
     reference = request.reference
-    places = sentences.split(reference)
-    drawn = [_draw_cut(request, place, rng, policy) for place in places]
+    # Off the event loop: of a long reference this takes a while, in which leases are renewed.
+    drawn = await asyncio.to_thread(_draw_cuts, request, rng, policy)
 
     async def complete(index: int, cut: _Cut) -> Completion:
         # A sentence that is cut at its start goes on from the end of the one before it.
-        before = places[index - 1].end if index else 0
+        before = drawn[index - 1].place.end if index else 0
         given = cut.text[: cut.at]
         return await policy.complete(
             reference[: cut.place.start] + cut.text + reference[cut.place.end :],
@@ -208,7 +221,9 @@ async def _complete_answer(
 ) -> tuple[str, list[Span], list[SentenceTrace]]:
     """The reference up to one cut, and all the rest anew."""
     reference = request.reference
-    cut = answer_cut(reference, request.start_ratio, policy.token_ends(reference))
+    cut = await asyncio.to_thread(
+        lambda: answer_cut(reference, request.start_ratio, policy.token_ends(reference))
+    )
     seed = rng.getrandbits(62)
     completion = await policy.complete(
         reference, cut, corruptions=corruptions, seed=seed, sentence_end=None

@@ -39,7 +39,7 @@ CANDIDATE = regex.compile(rf"(?P<stops>[\p{{STerm}}…]++){CLOSING}*+|{LINES}")
 """Where a sentence may end, before white space or the next character. This is looked for after
 every token, so spaces between words are none."""
 
-BLANKS = regex.compile(rf"[{SPACE}]*+")
+BEHIND_BLANKS = regex.compile(rf"[^{SPACE}]")
 
 ITEM = regex.compile(r"[-*+•‣◦–—>|]\s|\(?\d{1,3}[.)]\s|\(?[A-Za-z][.)]\s|#{1,6}\s")
 """What makes a line an item of a list, a heading, a row."""
@@ -103,9 +103,10 @@ def _ended(text: str) -> Iterator[tuple[int, int, int]]:
         end, stops = match.end(), match["stops"] or ""
         if not stops:
             end = len(text[start : match.start()].rstrip()) + start
-        following = BLANKS.match(text, match.end()).end()
-        if following == len(text):
+        behind = BEHIND_BLANKS.search(text, match.end())
+        if behind is None:
             return  # what comes next will say
+        following = behind.start()
         if following == match.end() and stops:
             ends = stops[-1] in WIDE and text[following] not in COMMAS
         else:
