@@ -1,4 +1,4 @@
--- include: groups.lua
+-- include: group_key.lua
 
 -- Pairs that a group has neither taken nor set aside.
 local function count_waiting(run, group)

@@ -1,5 +1,4 @@
-local function group_key(run, group) return run_key(run) .. ':group:' .. group end
-local function position_of(place) return tonumber(string.match(place or '0', '^%d+')) end
+-- include: group_key.lua
 
 -- Deletes all that is known of a group.
 local function delete_group(run, group)
@@ -36,8 +35,6 @@ local function end_lease(group, lease)
   redis.call('HDEL', group .. ':held', lease)
   redis.call('HDEL', group .. ':calls', lease)
 end
-
-local DEFAULT_GATING_GROUP = 'trainer'  -- of a run of an older release
 
 -- Up to where a group has acknowledged or set aside all pairs.
 local function done_up_to(run, group)
