@@ -61,8 +61,9 @@ class Broker:
         return await read_stats(self.connection)
 
     async def close(self) -> None:
-        await self._notifications.close()
+        """Calls that are under way raise `Closed`."""
         await self.connection.close()
+        await self._notifications.close()
 
     async def __aenter__(self) -> Self:
         return self

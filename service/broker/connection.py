@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError
 
 from service.broker import pipeline
 from service.broker.agreement import Agreement
-from service.broker.errors import ServerRefuses
+from service.broker.errors import Closed, ServerRefuses
 from service.broker.pipeline import (
     DEMOTED,
     TIMEOUT_S,
@@ -98,7 +98,9 @@ class Connection:
         return await self._pipeline.execute(*args)
 
     async def unpipelined(self, *args: Argument, **options: bool) -> Any:
-        """A command on a connection of its own: one that blocks, or is large."""
+        """A command on a connection of its own: one that blocks, or is large. Raises: Closed."""
+        if self._pipeline.closed:
+            raise Closed
         await self.agreement.keep()
         try:
             async with answered_within(pipeline.TIMEOUT_S):

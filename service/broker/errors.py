@@ -43,6 +43,13 @@ RETRY_AFTER_S = 1.0
 """What a caller is told to wait when the queue or a window is full."""
 
 
+class Closed(RuntimeError):
+    """A call on a broker or client that was closed, perhaps meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__("This client was closed; its calls are given up.")
+
+
 class BrokerError(Exception):
     """A request the broker understood and refused."""
 

@@ -126,6 +126,7 @@ class Notifications:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
             self._listener = None
+        self._notify_all()  # who waits looks, and finds that it is closed
 
 
 async def _discard(pubsub: Subscription) -> None:

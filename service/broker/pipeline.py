@@ -23,6 +23,7 @@ from service.broker.errors import (
     ACL_FAILURE,
     CLUSTER,
     REFUSALS,
+    Closed,
     NotDurable,
     ServerRefuses,
     UnusableServer,
@@ -55,8 +56,12 @@ class Pipeline:
         """How often the server turned out to be a replica."""
         self._waiting: list[tuple[Sequence[Argument], asyncio.Future[Any]]] = []
         self._sending: asyncio.Task[None] | None = None
+        self.closed = False
 
     async def execute(self, *args: Argument) -> Any:
+        """Raises: Closed."""
+        if self.closed:
+            raise Closed
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((args, answer))
         if self._sending is None:
@@ -64,10 +69,14 @@ class Pipeline:
         return await answer
 
     async def close(self) -> None:
-        """Gives up what is under way."""
+        """Gives up what is under way: its callers get `Closed`."""
+        self.closed = True
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(Closed())
         await self._disconnect()
 
     async def _send(self) -> None:
@@ -76,6 +85,9 @@ class Pipeline:
                 sent, self._waiting = self._waiting[:MAX_COMMANDS], self._waiting[MAX_COMMANDS:]
                 try:
                     answers: list[Any] = await self._exchange([args for args, _ in sent])
+                except asyncio.CancelledError:
+                    self._waiting = sent + self._waiting  # `close` tells them
+                    raise
                 except Exception as error:
                     answers = [error] * len(sent)
                 for (_, future), answer in zip(sent, answers, strict=True):

@@ -97,7 +97,9 @@ class RedisTransport:
         return run
 
     async def delete_run(self, name: str, force: bool) -> None:
-        await self._of_run(name, lambda: self._broker.runs.delete(name, force=force))
+        await self._of_run(
+            name, lambda: self._broker.runs.delete(name, force=force), repeated=KeyError
+        )
 
     async def delete_group(self, run: str, group: str) -> None:
         if not await self._call(lambda: self._broker.batches.delete_group(run, group)):
@@ -165,14 +167,23 @@ class RedisTransport:
     async def close(self) -> None:
         await self._broker.close()
 
-    async def _of_run(self, run: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def _of_run(
+        self,
+        run: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        repeated: type[Exception] | None = None,
+    ) -> T:
         try:
-            return await self._call(call)
+            return await self._call(call, repeated=repeated)
         except KeyError:
             raise error_of(problems.no_such_run(run).problem) from None
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Turns refusals into the errors that the HTTP face would lead to."""
+    async def _call(
+        self, call: Callable[[], Awaitable[T]], *, repeated: type[Exception] | None = None
+    ) -> T:
+        """Turns refusals into the errors that the HTTP face would lead to. `repeated`: as of
+        `retry`."""
 
         async def attempt() -> T:
             try:
@@ -185,4 +196,4 @@ class RedisTransport:
             except UNAVAILABLE as error:
                 raise unreachable("the Redis", error) from error
 
-        return await retry(attempt, for_s=self._retry_for_s)
+        return await retry(attempt, for_s=self._retry_for_s, repeated=repeated)

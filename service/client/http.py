@@ -6,7 +6,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.addresses import without_password
-from service.client.errors import PrefstreamError, error_of, unreachable
+from service.client.errors import PrefstreamError, RunNotFound, error_of, unreachable
 from service.client.retrying import parse_retry_after, retry
 from service.loopback import direct_transport
 from service.schemas import (
@@ -97,7 +97,8 @@ class HttpTransport:
         return await self._call(Run, "GET", f"/runs/{name}")
 
     async def delete_run(self, name: str, force: bool) -> None:
-        await self._request("DELETE", f"/runs/{name}", params={"force": force} if force else {})
+        params = {"force": force} if force else {}
+        await self._request("DELETE", f"/runs/{name}", params=params, repeated=RunNotFound)
 
     async def delete_group(self, run: str, group: str) -> None:
         await self._request("DELETE", f"/runs/{run}/groups/{group}")
@@ -177,9 +178,11 @@ class HttpTransport:
         *,
         body: BaseModel | None = None,
         wait_s: float = 0,
+        repeated: type[Exception] | None = None,
         **options: Any,
     ) -> httpx.Response:
-        """`wait_s`: how long the service was asked to wait with its answer."""
+        """`wait_s`: how long the service was asked to wait with its answer. `repeated`: as of
+        `retry`."""
         options["timeout"] = HTTP_TIMEOUT_S + wait_s
         if body is not None:
             options["content"] = body.model_dump_json()
@@ -192,10 +195,11 @@ class HttpTransport:
                 raise unreachable(self._url, error) from error
             if response.is_success:
                 return response
-            retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
+            headers = response.headers
+            retry_after_s = parse_retry_after(headers.get("Retry-After"), headers.get("Date"))
             raise error_of(_problem(response), retry_after_s)
 
-        return await retry(attempt, for_s=self._retry_for_s)
+        return await retry(attempt, for_s=self._retry_for_s, repeated=repeated)
 
 
 def _read(model: TypeAdapter[T], response: httpx.Response) -> T:

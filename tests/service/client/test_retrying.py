@@ -2,10 +2,19 @@
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 
-from service.client import Conflict, QueueFull, ServiceUnreachable, TemporaryError, retry
+from service.client import (
+    Conflict,
+    QueueFull,
+    RunNotFound,
+    ServiceUnreachable,
+    TemporaryError,
+    retry,
+    retrying,
+)
 from service.client.retrying import parse_retry_after
 from service.schemas import Problem
 
@@ -50,3 +59,37 @@ def test_retry_after_as_a_date() -> None:
     assert 90 < (parse_retry_after(format_datetime(later, usegmt=True)) or 0) <= 100
     earlier = later - timedelta(days=1)
     assert parse_retry_after(format_datetime(earlier, usegmt=True)) == 0
+
+
+def test_a_date_counts_by_the_clock_that_it_was_written_by() -> None:
+    """The service's clock is an hour ahead of ours, or behind it."""
+    for hours in (-1, 1):
+        theirs = datetime.now(UTC) + timedelta(hours=hours)
+        later = theirs + timedelta(seconds=20)
+        dates = (format_datetime(later, usegmt=True), format_datetime(theirs, usegmt=True))
+        assert parse_retry_after(*dates) == 20
+
+
+async def test_patience_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long poll may take longer than its caller's patience before it fails at all."""
+    now = 0.0
+    monkeypatch.setattr(retrying, "time", SimpleNamespace(monotonic=lambda: now))
+    errors: list[Exception] = [ServiceUnreachable(PROBLEM, 0.001)]
+
+    async def call() -> str:
+        nonlocal now
+        now += 100
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    assert await retry(call, for_s=10) == "done"
+
+
+async def test_what_was_done_before_its_answer_was_lost_is_done() -> None:
+    lost = ServiceUnreachable(PROBLEM, 0.001)
+    gone = RunNotFound(PROBLEM)
+    assert await retry(failing(lost, gone), for_s=30, repeated=RunNotFound) is None
+    for errors in ([gone], [QueueFull(PROBLEM, 0.001), gone], [lost, Conflict(PROBLEM)]):
+        with pytest.raises((RunNotFound, Conflict)):
+            await retry(failing(*errors), for_s=30, repeated=RunNotFound)
