@@ -21,7 +21,14 @@ from service.schemas import TOLERANT, Batch, Delivery, LeaseRequest, Pair
 
 @script("batches/lease.lua")
 def _lease(
-    run: str, group: str, size: int, min_size: int, lease_ms: int, token: str, call: str
+    run: str,
+    group: str,
+    size: int,
+    min_size: int,
+    lease_ms: int,
+    token: str,
+    call: str,
+    asked_at: int | str,
 ) -> list[Any]: ...
 
 
@@ -81,22 +88,24 @@ class Batches:
     async def _wait_for_lease(
         self, run: str, request: LeaseRequest, token: str, call: str
     ) -> Batch | None:
-        batch, next_s = await self._lease_now(run, request, token, call)
+        batch, _, asked_at = await self._lease_now(run, request, token, call, "")
         if batch or request.wait_s <= 0:
             return batch
         end = time.monotonic() + request.wait_s
         async with self._notifications.subscribe(f"run:{run}") as changed:
             while True:
-                batch, next_s = await self._lease_now(run, request, token, call)
+                batch, next_s, _ = await self._lease_now(run, request, token, call, asked_at)
                 left = end - time.monotonic()
                 if batch or left <= 0:
                     return batch
                 await wait_within(changed, min(left, next_s))
 
     async def _lease_now(
-        self, run: str, request: LeaseRequest, token: str, call: str
-    ) -> tuple[Batch | None, float]:
-        """A batch; or None, and the seconds until a lease of the group runs out."""
+        self, run: str, request: LeaseRequest, token: str, call: str, asked_at: int | str
+    ) -> tuple[Batch | None, float, int | str]:
+        """A batch; or None, and the seconds until a lease of the group runs out. And the time of
+        the call's first look, whose own `asked_at` is empty: by it the latest of several calls with
+        one token is told, whose the lease is."""
         outcome, *rest = await self._connection.run(
             _lease,
             run,
@@ -106,13 +115,15 @@ class Batches:
             self._lease_ms(request.lease_s),
             token,
             call,
+            asked_at,
         )
         if outcome == "no run":
             raise KeyError(run)
         if outcome == "used up":
             raise LeaseLost(run, rest[0])
         if outcome == "wait":
-            return None, float("inf") if rest[0] == "" else float(rest[0]) / 1000
+            first_ms, asked_at = rest
+            return None, float("inf") if first_ms == "" else float(first_ms) / 1000, asked_at
         lease, expiry, epoch, picked = rest
         batch = Batch(
             lease=lease,
@@ -122,7 +133,7 @@ class Batches:
             pairs=[Pair.model_validate_json(values[2], **TOLERANT) for values in picked],
             deliveries=[_delivery(epoch, values) for values in picked],
         )
-        return batch, 0.0
+        return batch, 0.0, asked_at
 
     async def ack(self, run: str, lease: str) -> None:
         """What the pairs taught is safe. Raises: LeaseLost, LogChanged."""

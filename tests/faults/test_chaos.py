@@ -9,7 +9,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from service.schemas import (
     SampleRequest,
 )
 from service.settings import Settings
+from tests.failover import ReplicatedServer
 from tests.faults.processes import Stage
 from tests.servers import Server
 from tests.service.leaks import find_leaks
@@ -58,22 +60,33 @@ DECK = Counter(
         "restart": 2,
         "cut": 3,
         "full disk": 1,
+        "failover": 1,
     }
 )
 """What happens, in random order, again and again."""
 
 
 @pytest_asyncio.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def replicated(tmp_path: Path) -> AsyncIterator[ReplicatedServer]:
     # `always`, because a server that is killed may otherwise lose what it had confirmed while the
     # disk was busy; that loss would be the server's, and this is about ours.
-    server = Server("valkey", tmp_path / "server", appendfsync="always")
-    server.start()
+    servers = [Server("valkey", tmp_path / name, appendfsync="always") for name in "ab"]
+    for server in servers:
+        server.start()
+    replicated = ReplicatedServer(*servers)
+    async with replicated.listen():
+        yield replicated
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, replicated: ReplicatedServer) -> Iterator[Stage]:
     stage = Stage(
-        server,
+        replicated.primary,
         tmp_path,
         {
-            "PREFSTREAM_REDIS_URL": server.url,
+            "PREFSTREAM_REDIS_URL": replicated.url,
             "PREFSTREAM_LEASE_S": str(LEASE_S),
             "PREFSTREAM_MAX_ATTEMPTS": "50",
             "PREFSTREAM_RETRY_BASE_S": "0.05",
@@ -84,7 +97,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         for number in range(WORKERS):
             name = f"worker{number}"
             stage.cast(name, *wrong_clock(), "tests.faults.stub_worker", f"{name}-{{}}")
-        for number, address in enumerate((stage.url, server.url)):
+        for number, address in enumerate((stage.url, replicated.url)):
             stub = (*wrong_clock(), "tests.faults.stub_subscriber", address, RUNS[0])
             stage.cast(f"subscriber{number}", *stub, str(tmp_path / f"acked-{number}"))
         for number in range(CALLERS):
@@ -92,7 +105,6 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield stage
     finally:
         stage.close()
-        server.kill()
 
 
 def wrong_clock() -> tuple[str, str]:
@@ -139,7 +151,7 @@ async def feed(url: str, accepted: dict[int, str]) -> None:
                 posts.create_task(post(number))
 
 
-async def hurt(stage: Stage, hurts: Counter[str]) -> None:
+async def hurt(stage: Stage, replicated: ReplicatedServer, hurts: Counter[str]) -> None:
     """One thing after another, until cancelled."""
     frozen_since: dict[str, float] = {}
     deck: list[str] = []
@@ -168,6 +180,9 @@ async def hurt(stage: Stage, hurts: Counter[str]) -> None:
                 stage.kill(stage.any("caller"))
             case "full disk":
                 await asyncio.to_thread(stage.fill_disk)
+            case "failover":
+                await replicated.fail_over()
+                stage.server = replicated.primary
             case "kill api":
                 stage.kill("api")
             case "restart":
@@ -194,19 +209,22 @@ async def heal(stage: Stage) -> None:
 
 
 @pytest.mark.timeout(300 + JOBS / 3)
-async def test_nothing_is_lost_and_nothing_is_there_twice(stage: Stage) -> None:
-    settings = Settings.model_validate({"redis_url": stage.server.url, "lease_s": LEASE_S})
+async def test_nothing_is_lost_and_nothing_is_there_twice(
+    stage: Stage, replicated: ReplicatedServer
+) -> None:
+    settings = Settings.model_validate({"redis_url": replicated.url, "lease_s": LEASE_S})
     accepted: dict[int, str] = {}
     hurts: Counter[str] = Counter()
     async with AsyncClient(stage.url, retry_for_s=60) as client:
         for run in RUNS:
             await client.put_run(run, SETTINGS)
 
-    hurting = asyncio.create_task(hurt(stage, hurts))
+    hurting = asyncio.create_task(hurt(stage, replicated, hurts))
     feeding = asyncio.create_task(feed(stage.url, accepted))
     await asyncio.wait({hurting, feeding}, return_when=asyncio.FIRST_COMPLETED)
     hurting.cancel()
-    await asyncio.gather(hurting, return_exceptions=True)
+    with suppress(asyncio.CancelledError):
+        await hurting
     await feeding
     healing = asyncio.create_task(heal(stage))
     try:

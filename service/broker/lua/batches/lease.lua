@@ -1,4 +1,4 @@
--- ARGV: run, group, size, min_size, lease_ms, token, call
+-- ARGV: run, group, size, min_size, lease_ms, token, call, asked_at
 -- include: return_lease.lua
 -- include: served.lua
 
@@ -7,6 +7,7 @@ local log = key .. ':log'
 local state = redis.call('HMGET', key, 'epoch', 'window', 'max_staleness', 'stale', 'trimmed', 'pairs')
 if not state[1] then return {'no run'} end
 size = tonumber(size)
+asked_at = tonumber(asked_at) or time  -- a call's first look
 local need = math.min(tonumber(min_size), tonumber(state[2]))
 local served = served_version()
 local bound = tonumber(state[3] or '')
@@ -38,7 +39,7 @@ local function deliver(picked)
   local held = {}
   for i, pair in ipairs(picked) do held[i] = pair[1] end
   redis.call('HSET', g .. ':held', lease, table.concat(held, ' '))
-  redis.call('HSET', g .. ':calls', lease, call)
+  redis.call('HSET', g .. ':calls', lease, string.format('%d %s', asked_at, call))
   redis.call('ZADD', g .. ':leases', time + lease_ms, lease)
   notify('run:' .. run)  -- who waits learns when this lease runs out
   return {'lease', lease, time + lease_ms, state[1], picked}
@@ -47,6 +48,10 @@ end
 local picked = {}
 local held = redis.call('HGET', g .. ':held', lease)
 if held then  -- asked for again: the same batch, but for what retention has trimmed
+  local holder = redis.call('HGET', g .. ':calls', lease)
+  if holder and tonumber(string.match(holder, '^%d+')) > asked_at then  -- its caller repeated it
+    return {'wait', '', asked_at}
+  end
   for position in string.gmatch(held, '%d+') do
     local entry = redis.call('XRANGE', log, position, position)[1]
     if entry then
@@ -75,7 +80,7 @@ redis.call('HSET', g, 'taken', taken, 'last_active', time)
 
 local function wait()
   local first = redis.call('ZRANGE', g .. ':leases', 0, 0, 'WITHSCORES')[2]
-  return {'wait', first and math.max(1, first - time) or ''}
+  return {'wait', first and math.max(1, first - time) or '', asked_at}
 end
 
 -- New pairs from a position on, as many as are missing, are handed to `take`; those that are too

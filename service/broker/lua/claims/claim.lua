@@ -54,9 +54,10 @@ local function read(lane)
     'STREAMS', lane_key(lane), '>'}
   local reply = redis.pcall(unpack(command))
   if reply and reply.err then
-    if not string.find(reply.err, 'NOGROUP') then error(reply.err) end
-    redis.call('XGROUP', 'CREATE', lane_key(lane), GROUP, 0, 'MKSTREAM')
-    reply = redis.call(unpack(command))
+    if string.find(reply.err, 'NOGROUP') then
+      redis.call('XGROUP', 'CREATE', lane_key(lane), GROUP, 0, 'MKSTREAM')
+    end
+    reply = redis.call(unpack(command))  -- where any other error comes up as it is
   end
   return reply and reply[1][2] or {}
 end
