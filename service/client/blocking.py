@@ -25,7 +25,9 @@ def _blocking(
 
     @wraps(method)
     def call(self: "Client", *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._result_of(lambda: method(self.awaited, *args, **kwargs))
+        return self._result_of(  # pyright: ignore[reportPrivateUsage]
+            lambda: method(self.awaited, *args, **kwargs)
+        )
 
     return call
 
@@ -43,7 +45,10 @@ def _iterating(
             return await anext(items, END)
 
         try:
-            while (item := self._result_of(following)) is not END:
+            while True:
+                item = self._result_of(following)  # pyright: ignore[reportPrivateUsage]
+                if item is END:
+                    return
                 yield item  # pyright: ignore[reportReturnType]
         finally:
             self.portal.call(items.aclose)
