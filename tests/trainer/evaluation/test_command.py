@@ -175,7 +175,7 @@ def test_what_goes_wrong_is_said(stack: tuple[str, Path], tmp_path: Path) -> Non
         (("pope", tmp_path / "none.jsonl", *url), "has no questions"),
         (("pope", tmp_path / "gone.jsonl", *url), "There is no"),
         (("captions", tmp_path / "none.jsonl", *url), "has no images"),
-        (("toy", "--url", "ftp://nowhere"), "Cannot reach ftp://nowhere"),
+        (("toy", "--url", "ftp://nowhere"), "'ftp://nowhere' starts with none of http://"),
     ]
     for arguments, reason in cases:
         result = CliRunner().invoke(evaluate, list(map(str, arguments)))

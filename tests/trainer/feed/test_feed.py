@@ -290,7 +290,7 @@ async def test_restarts_of_service_and_server_are_survived(
             assert await broker.batches.lease(RUN, LeaseRequest(size=8))
             process = start()
             await until(_reaches(broker, 16))
-            await broker.runs.put(RUN, RunSettings())
+            await broker.runs.put(RUN, RunSettings(window=256))
             feeder = await feeding
             pairs = await log_of(broker)
     finally:

@@ -156,13 +156,18 @@ async def test_a_version_that_is_withdrawn_while_it_is_loaded_does_not_stay(
         await broker.weights.announce(one)
         await serving(worker, 1)
         await broker.weights.announce(two)
-        while not [p for p in worker.versions._folder.iterdir() if "2-" in p.name]:
+
+        def has_its_files() -> bool:
+            return any(p.name.startswith("2-") for p in worker.versions._folder.iterdir())
+
+        while not has_its_files():
             await asyncio.sleep(0)
         await broker.weights.withdraw(2)
 
         async def settled() -> bool:
             [said] = (await broker.weights.state()).workers
-            return (said.weight_version, worker.versions.current) == (1, 1)
+            current = worker.versions.current
+            return (said.weight_version, current) == (1, 1) and not has_its_files()
 
         await until(settled)
         job = await ended(broker, await submit(broker, bdhs()))

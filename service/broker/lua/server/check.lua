@@ -1,14 +1,15 @@
 -- ARGV: image, channel
 
 -- Which of the commands that the namespace needs this user may not call: on its keys, on its
--- channels; and those of the keys and channels on which it may call none. Each with all its arguments: a server looks for keys in them without counting.
+-- channels; and those of the keys and channels on which it may call none. Each with all its
+-- arguments: a server looks for keys in them without counting.
 local key = NS .. ':settings'
 local needed = {
   {'DEL', key}, {'EXISTS', key}, {'EXPIRE', image, 1}, {'GET', image}, {'HDEL', key, 'f'},
   {'HEXISTS', key, 'f'}, {'HGET', key, 'f'}, {'HGETALL', key}, {'HINCRBY', key, 'f', 1},
   {'HINCRBYFLOAT', key, 'f', 1}, {'HKEYS', key}, {'HMGET', key, 'f'}, {'HSET', key, 'f', 'v'},
-  {'HSETNX', key, 'f', 'v'}, {'HVALS', key}, {'PERSIST', image}, {'PEXPIRE', key, 1}, {'PING'},
-  {'PTTL', key}, {'PUBLISH', channel, 'm'}, {'SADD', key, 'm'}, {'SCARD', key},
+  {'HSETNX', key, 'f', 'v'}, {'HSTRLEN', key, 'f'}, {'HVALS', key}, {'PERSIST', image},
+  {'PEXPIRE', key, 1}, {'PING'}, {'PTTL', key}, {'PUBLISH', channel, 'm'}, {'SADD', key, 'm'}, {'SCARD', key},
   {'SET', image, 'v'}, {'SISMEMBER', key, 'm'}, {'SMEMBERS', key}, {'SREM', key, 'm'},
   {'SUBSCRIBE', channel}, {'TIME'}, {'UNLINK', key}, {'XACK', key, 'g', '0-1'},
   {'XADD', key, '*', 'f', 'v'}, {'XAUTOCLAIM', key, 'g', 'c', 0, 0},
