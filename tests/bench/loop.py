@@ -88,8 +88,7 @@ def cases() -> dict[str, Post]:
         return lambda http: http.post(f"/{kind}?wait_s={WAIT_S}", json={"prompt": "?"} | fields)
 
     def long_answers() -> dict[str, Any]:
-        ids = [list(range(300, 800))] * 64
-        return {"responses": ids, "views": [{"rho": i / 16, "seed": i} for i in range(16)]}
+        return {"responses": [sentence * 35] * 64, "views": [{"rho": i / 16} for i in range(16)]}
 
     async def nothing(http: httpx.AsyncClient) -> httpx.Response:
         await asyncio.sleep(5)
@@ -109,15 +108,17 @@ def cases() -> dict[str, Post]:
         "/sample, 8 pictures of 30 million pixels": job("sample", images=[large_picture()] * 8),
         "/logprobs, 64 responses, 16 views": job("logprobs", images=[picture], **long_answers()),
         "metadata of 60,000 characters": job("sample", metadata={"k": "v" * 60_000}),
-        "60 MiB of an unknown field": lambda http: http.post(
-            "/sample", content=b'{"prompt": "?", "x": "' + b"x" * (60 << 20) + b'"}'
-        ),
-        "60 MiB of unknown fields": lambda http: http.post(
-            "/sample", content=json.dumps({str(i): i for i in range(4_000_000)}).encode()
-        ),
-        "60 MiB that are no JSON": lambda http: http.post("/sample", content=b"[" * (60 << 20)),
+        "60 MiB of an unknown field": raw(b'{"prompt": "?", "x": "' + b"x" * (60 << 20) + b'"}'),
+        "60 MB of unknown fields": raw(json.dumps({str(i): i for i in range(3_200_000)}).encode()),
+        "60 MiB that are no JSON": raw(b"[" * (60 << 20)),
         "GET /jobs?limit=1000, after them": lambda http: http.get("/jobs?limit=1000"),
     }
+
+
+def raw(body: bytes) -> Post:
+    return lambda http: http.post(
+        "/sample", content=body, headers={"Content-Type": "application/json"}
+    )
 
 
 def large_picture() -> str:
