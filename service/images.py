@@ -1,6 +1,7 @@
 """How bytes become the picture that a model sees: the same at the door, for worker, feeder and
 trainer."""
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ StoredFormat = Literal["png", "jpeg", "webp"]
 FORMATS: dict[str, StoredFormat] = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}
 """What is stored, by Pillow's names. MPO is a JPEG with more pictures behind it, as phones write
 them: its first one counts, which every viewer shows."""
+
+DATA_URI = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
+"""How a picture begins that stands as base64 in a text."""
 
 OPENERS = ("PNG", "JPEG", "WEBP")
 """Pillow's readers of these; its reader of JPEG finds out what is MPO."""

@@ -14,7 +14,6 @@ from service.broker import Broker
 from service.problems import Refusal
 from service.schemas import NamespaceSettings, PromptRequest, StoredImage
 
-DATA_URI = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
 LINE_BREAKS = str.maketrans("", "", "\r\n\t ")
 """`base64` without `-w0` and MIME put them in."""
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -107,7 +106,7 @@ class Intake:
         return await self._broker.images.put(content)
 
     def _decode(self, image: str, loc: ErrorLocation) -> bytes:
-        uri = DATA_URI.match(image)
+        uri = images.DATA_URI.match(image)
         if uri is None and image[:5].lower() == "data:":
             raise Refusal(
                 422,

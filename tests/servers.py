@@ -97,11 +97,11 @@ class Server:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def fill_disk(self, free_bytes: int = 0) -> None:
-        """From now on the append-only file grows by so much and no more. What the server does then
-        depends on `appendfsync`: it takes no writes, or ends (`always`)."""
+    def fill_disk(self) -> None:
+        """From now on the append-only file grows no more. What the server does then depends on
+        `appendfsync`: it takes no writes, or ends (`always`)."""
         files = self.folder.glob("appendonlydir/*.incr.aof")
-        self._limit_files(max(file.stat().st_size for file in files) + free_bytes)
+        self._limit_files(max(file.stat().st_size for file in files))
 
     def free_disk(self) -> None:
         self._limit_files(resource.RLIM_INFINITY)

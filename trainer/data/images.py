@@ -18,7 +18,6 @@ COLUMNS = ("images", "image", "image_path", "img_path")
 
 _LIKE_A_PICTURE = re.compile(r"image|img|picture|photo|pixel|video", re.IGNORECASE)
 _FILE_OF_PICTURE = re.compile(r"\S+\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic|mp4)", re.IGNORECASE)
-_DATA_URI = re.compile(r"data:[^,]{0,256};base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}=*\s*")
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 """First bytes of PNG, JPEG, GIF, WEBP, BMP and TIFF."""
@@ -50,7 +49,7 @@ def _looks_like_a_picture(column: str, value: Any) -> bool:
     if isinstance(value, dict):
         return "bytes" in value
     if isinstance(value, str):
-        of_picture = _FILE_OF_PICTURE.fullmatch(value) or _DATA_URI.match(value)
+        of_picture = _FILE_OF_PICTURE.fullmatch(value) or images.DATA_URI.match(value)
         return bool(of_picture or (value and _LIKE_A_PICTURE.search(column)))
     return isinstance(value, bytes | Image.Image) or bool(value and _LIKE_A_PICTURE.search(column))
 
@@ -74,7 +73,7 @@ def images_of_column(value: Any) -> tuple[ImageSource, ...]:
 
 def _of_text(text: str) -> str | bytes:
     """The bytes of base64, with or without `data:…` in front; another text is a name."""
-    uri = _DATA_URI.match(text)
+    uri = images.DATA_URI.match(text)
     if uri is None and not _BASE64.fullmatch(text):
         return text
     try:
